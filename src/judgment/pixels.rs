@@ -1,0 +1,112 @@
+//! The pixel distance: at how many positions two thumbnails differ, and by how much on average.
+//!
+//! It catches what the fingerprint cannot see, a few pixels changed by much, and is blind to what the cells see,
+//! every pixel changed by little. Counting goes in blocks and stops once the count can no longer matter, because a
+//! row is compared with every anchor of its session and nearly all of them are other pictures.
+
+use super::thumbnail::Thumbnail;
+
+/// Positions compared between two looks at the count; its counter fits a byte.
+const BLOCK: usize = 128;
+
+/// At how many positions the two differ by more than `tolerance` levels in any channel.
+///
+/// The count is complete as long as it is at most `limit`; beyond that only that it is more than `limit` is true.
+/// Thumbnails of different sizes differ everywhere.
+pub(super) fn differing(a: &Thumbnail, b: &Thumbnail, tolerance: u8, limit: u32) -> u32 {
+    if !a.same_size(b) {
+        return a.positions().max(b.positions());
+    }
+    let ([ar, ag, ab], [br, bg, bb]) = (a.planes(), b.planes());
+    let mut count = 0;
+    let mut start = 0;
+    while start < ar.len() && count <= limit {
+        let block = start..(start + BLOCK).min(ar.len());
+        let apart = |a: &[u8], b: &[u8]| {
+            let mut apart = [0u8; BLOCK];
+            for ((apart, a), b) in apart.iter_mut().zip(&a[block.clone()]).zip(&b[block.clone()]) {
+                *apart = a.abs_diff(*b);
+            }
+            apart
+        };
+        let (red, green, blue) = (apart(ar, br), apart(ag, bg), apart(ab, bb));
+        let mut differing = 0u8;
+        for ((red, green), blue) in red.iter().zip(&green).zip(&blue) {
+            differing += u8::from(*red.max(green).max(blue) > tolerance);
+        }
+        count += u32::from(differing);
+        start += BLOCK;
+    }
+    count
+}
+
+/// The sum of the absolute differences of all channels at all positions, in levels; none where the sizes differ.
+pub(super) fn total_difference(a: &Thumbnail, b: &Thumbnail) -> Option<u32> {
+    a.same_size(b).then(|| a.bytes().iter().zip(b.bytes()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::thumbnail::thumbnail_of;
+    use super::*;
+
+    #[test]
+    fn a_position_differs_when_any_channel_exceeds_the_tolerance() {
+        let base = thumbnail_of(32, 32, |_| [100; 3]);
+        let cases = [
+            ([100, 100, 100], 0, 0),
+            ([101, 100, 100], 0, 1),
+            ([100, 99, 100], 0, 1),
+            ([100, 100, 101], 0, 1),
+            ([103, 97, 103], 3, 0),
+            ([103, 96, 103], 3, 1),
+            ([0, 255, 0], 254, 0),
+            ([0, 255, 0], 99, 1),
+        ];
+        for (pixel, tolerance, expected) in cases {
+            for at in [0, 127, 128, 1023] {
+                let changed = thumbnail_of(32, 32, |i| if i == at { pixel } else { [100; 3] });
+                assert_eq!(
+                    differing(&base, &changed, tolerance, 1024),
+                    expected,
+                    "{pixel:?} {tolerance} {at}"
+                );
+                assert_eq!(differing(&changed, &base, tolerance, 1024), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn counting_stops_beyond_the_limit_but_never_before() {
+        let base = thumbnail_of(32, 32, |_| [0; 3]);
+        for changed in [0u32, 1, 101, 102, 103, 512, 1024] {
+            let other = thumbnail_of(32, 32, |i| [0, 0, u8::from(i >= 1024 - changed as usize)]);
+            for limit in [0, 30, 101, 102, 1024] {
+                let count = differing(&base, &other, 0, limit);
+                if changed <= limit {
+                    assert_eq!(count, changed);
+                } else {
+                    assert!(count > limit && count <= changed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thumbnails_of_different_sizes_differ_everywhere() {
+        let (a, b) = (thumbnail_of(7, 5, |_| [1; 3]), thumbnail_of(5, 7, |_| [1; 3]));
+        assert_eq!(differing(&a, &b, 255, 0), 35);
+        assert_eq!(differing(&a, &thumbnail_of(32, 32, |_| [1; 3]), 255, 0), 1024);
+        assert_eq!(total_difference(&a, &b), None);
+    }
+
+    #[test]
+    fn sizes_that_fill_no_block_are_counted_in_full() {
+        for (width, height) in [(1, 1), (7, 5), (28, 28), (32, 31)] {
+            let a = thumbnail_of(width, height, |i| [i as u8; 3]);
+            let b = thumbnail_of(width, height, |i| [(i as u8) ^ 1; 3]);
+            assert_eq!(differing(&a, &b, 0, 1024), width * height);
+            assert_eq!(total_difference(&a, &b), Some(3 * width * height));
+        }
+    }
+}

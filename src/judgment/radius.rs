@@ -1,0 +1,312 @@
+//! The radii: is this anchor near the row, how near, and may its answer serve?
+//!
+//! Between the distances and the ruling: here numbers become yes or no. Every row is put to [`Judge::reach`] with
+//! every anchor of its session, so this is where a ruling's time goes.
+
+use super::Judge;
+use super::cells::{enough_within, enough_within_after_cast, farthest, level_of_pair, within};
+use super::fingerprint::Fingerprint;
+use super::likeness::{Ghost, Likeness};
+use super::pixels::{differing, total_difference};
+use super::rules::{scaled, share_of};
+use super::ruling::{Evidence, Judgment, Reason, Ruling, Standing};
+
+impl Judge {
+    /// In which radius of the anchor the row lies, if in any. This is where a ruling's time goes: the tests stand in
+    /// the order of their cost, and each gives up as soon as it knows.
+    pub(super) fn reach(&self, row: &Likeness, anchor: &Likeness) -> Option<Reach> {
+        let rules = self.rules();
+        let bits =
+            if row.flat || anchor.flat { u32::MAX } else { row.fingerprint.bits_from(&anchor.fingerprint) };
+        if bits <= rules.reuse_bits {
+            return Some(Reach::Reuse(Reason::Bits));
+        }
+        let of = row.thumbnail.positions().max(anchor.thumbnail.positions());
+        let suspect_positions = scaled(rules.suspect_positions, of);
+        let reuse_positions = scaled(rules.reuse_positions, of);
+        let limit = suspect_positions.max(reuse_positions);
+        let positions = differing(&row.thumbnail, &anchor.thumbnail, rules.tolerance, limit);
+        if positions <= reuse_positions {
+            return Some(Reach::Reuse(Reason::Pixels));
+        }
+        let level = level_of_pair(&row.cells, &anchor.cells, rules.cell_level, rules.cell_contrast);
+        if enough_within(&row.cells.fine, &anchor.cells.fine, level, rules.reuse_cells) {
+            return Some(Reach::Reuse(Reason::Cells));
+        }
+        if bits <= rules.suspect_bits {
+            return Some(Reach::Suspect(Reason::Bits));
+        }
+        if positions <= suspect_positions {
+            return Some(Reach::Suspect(Reason::Pixels));
+        }
+        self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse).map(Reach::Suspect)
+    }
+
+    fn coarsely_near(&self, a: &[[u8; 16]; 3], b: &[[u8; 16]; 3]) -> Option<Reason> {
+        let rules = self.rules();
+        if within(a, b, rules.suspect_level) >= rules.suspect_cells {
+            Some(Reason::Coarse)
+        } else if enough_within_after_cast(a, b, rules.suspect_cast_level, rules.suspect_cells) {
+            Some(Reason::ColourCast)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the row lies in the suspect radius of what stays of an anchor that is gone.
+    pub(super) fn haunts(&self, ghost: &Ghost, row: &Likeness) -> bool {
+        let hashed = !row.flat && ghost.fingerprint != Fingerprint::NONE;
+        (hashed && row.fingerprint.bits_from(&ghost.fingerprint) <= self.rules().suspect_bits)
+            || self.coarsely_near(&row.cells.coarse, &ghost.coarse).is_some()
+    }
+
+    /// Whether the two are near enough everywhere that one's answer may serve for the other: nearly all positions
+    /// agree, no cell is far off, and both show all that the model sees.
+    pub(super) fn guards(&self, a: &Likeness, b: &Likeness) -> bool {
+        let rules = self.rules();
+        let outside = share_of(1.0 - rules.guard_share, a.thumbnail.positions());
+        !a.clipped
+            && !b.clipped
+            && a.thumbnail.same_size(&b.thumbnail)
+            && farthest(&a.cells.fine, &b.cells.fine) <= rules.guard_cell
+            && differing(&a.thumbnail, &b.thumbnail, rules.guard_level, outside) <= outside
+    }
+
+    /// A judgment, with the distances to the anchor that it rests on.
+    pub(super) fn judgment(
+        &self,
+        row: &Likeness,
+        ruling: Ruling,
+        reason: Reason,
+        suspect: bool,
+        anchor: Option<&Near<'_>>,
+    ) -> Judgment {
+        let nearest = anchor.map(|anchor| self.distances(row, anchor.likeness));
+        Judgment { ruling, evidence: Evidence { reason, suspect, nearest } }
+    }
+}
+
+/// An anchor in some radius of the row.
+pub(super) struct Near<'a> {
+    pub(super) index: usize,
+    pub(super) likeness: &'a Likeness,
+    pub(super) standing: Standing,
+    pub(super) reach: Reach,
+}
+
+/// The innermost radius that a row lies in, and the first test that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    Exact,
+    Reuse(Reason),
+    Suspect(Reason),
+}
+
+impl Reach {
+    pub(super) fn is_reuse(self) -> bool {
+        !matches!(self, Self::Suspect(_))
+    }
+
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Exact => Reason::Exact,
+            Self::Reuse(reason) | Self::Suspect(reason) => reason,
+        }
+    }
+}
+
+/// The anchor with the least mean difference of thumbnails, the first of equals; other sizes come last.
+pub(super) fn nearest<'n, 'a>(
+    row: &Likeness,
+    near: impl Iterator<Item = &'n Near<'a>>,
+) -> Option<&'n Near<'a>>
+where
+    'a: 'n,
+{
+    near.min_by_key(|near| total_difference(&row.thumbnail, &near.likeness.thumbnail).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::made::{judge, neutral, with_positions};
+    use super::super::rules::Rules;
+    use super::super::thumbnail::thumbnail_of;
+    use super::*;
+
+    fn reach_of(change: impl FnOnce(&mut Likeness, &mut Likeness)) -> Option<Reach> {
+        let (mut row, mut anchor) = neutral();
+        change(&mut row, &mut anchor);
+        let judge = judge(Rules::hardened());
+        let reach = judge.reach(&row, &anchor);
+        assert_eq!(reach, judge.reach(&anchor, &row), "nearness has no direction");
+        reach
+    }
+
+    #[test]
+    fn bits_at_the_edges_of_both_radii() {
+        let cases = [
+            (10, Some(Reach::Reuse(Reason::Bits))),
+            (11, Some(Reach::Suspect(Reason::Bits))),
+            (25, Some(Reach::Suspect(Reason::Bits))),
+            (26, None),
+        ];
+        for (bits, expected) in cases {
+            let reach = reach_of(|row, anchor| anchor.fingerprint = row.fingerprint.flipped(bits));
+            assert_eq!(reach, expected, "{bits} bits");
+        }
+    }
+
+    #[test]
+    fn positions_at_the_edges_of_both_radii() {
+        let cases = [
+            (30, Some(Reach::Reuse(Reason::Pixels))),
+            (31, Some(Reach::Suspect(Reason::Pixels))),
+            (102, Some(Reach::Suspect(Reason::Pixels))),
+            (103, None),
+        ];
+        for (positions, expected) in cases {
+            let reach = reach_of(|_, anchor| anchor.thumbnail = with_positions(1024 - positions, 200 - 100));
+            assert_eq!(reach, expected, "{positions} positions");
+        }
+    }
+
+    #[test]
+    fn positions_of_small_thumbnails_are_scaled() {
+        // 28 x 28 has 784 positions: 22 of them for reuse, 78 for suspicion.
+        let cases = [
+            (22, Some(Reach::Reuse(Reason::Pixels))),
+            (23, Some(Reach::Suspect(Reason::Pixels))),
+            (78, Some(Reach::Suspect(Reason::Pixels))),
+            (79, None),
+        ];
+        for (positions, expected) in cases {
+            let reach = reach_of(|row, anchor| {
+                row.thumbnail = thumbnail_of(28, 28, |_| [0; 3]);
+                anchor.thumbnail = thumbnail_of(28, 28, |i| [0, 0, u8::from(i < positions)]);
+            });
+            assert_eq!(reach, expected, "{positions} positions of 784");
+        }
+    }
+
+    #[test]
+    fn fine_cells_at_the_edge_and_their_level() {
+        let cases = [
+            (63, 16, 100.0, Some(Reach::Reuse(Reason::Cells))),
+            (62, 16, 100.0, None),
+            (64, 17, 100.0, None),
+            (64, 9, 18.0, Some(Reach::Reuse(Reason::Cells))),
+            (64, 10, 18.0, None),
+        ];
+        for (cells, levels, deviation, expected) in cases {
+            let reach = reach_of(|_, anchor| {
+                anchor.cells.fine[1] = std::array::from_fn(|i| if i < cells { 100 + levels } else { 130 });
+                anchor.cells.fine[0] = [100; 64];
+                anchor.cells.fine[2] = [100; 64];
+                anchor.cells.deviation = deviation;
+            });
+            assert_eq!(reach, expected, "{cells} cells by {levels} at deviation {deviation}");
+        }
+    }
+
+    #[test]
+    fn coarse_cells_at_the_edge_with_and_without_the_cast() {
+        let coarse = |near: usize, levels: i16| -> [u8; 16] {
+            std::array::from_fn(|i| if i < near { (100 + levels) as u8 } else { 255 })
+        };
+        let cases = [
+            ([coarse(12, 10), [100; 16], [100; 16]], Some(Reason::Coarse)),
+            ([coarse(11, 10), [100; 16], [100; 16]], None),
+            ([coarse(12, 11), [100; 16], [100; 16]], Some(Reason::ColourCast)),
+            ([coarse(12, -60), coarse(12, 60), [110; 16]], Some(Reason::ColourCast)),
+            ([coarse(11, -60), coarse(12, 60), [110; 16]], None),
+        ];
+        for (i, (grid, expected)) in cases.into_iter().enumerate() {
+            let reach = reach_of(|_, anchor| anchor.cells.coarse = grid);
+            assert_eq!(reach, expected.map(Reach::Suspect), "case {i}");
+        }
+    }
+
+    #[test]
+    fn a_flat_picture_is_never_near_by_its_hash_alone() {
+        assert_eq!(
+            reach_of(|row, anchor| anchor.fingerprint = row.fingerprint),
+            Some(Reach::Reuse(Reason::Bits))
+        );
+        assert_eq!(
+            reach_of(|row, anchor| {
+                anchor.fingerprint = row.fingerprint;
+                anchor.flat = true;
+            }),
+            None
+        );
+        // What else is near still counts.
+        assert_eq!(
+            reach_of(|row, anchor| {
+                row.flat = true;
+                anchor.flat = true;
+                anchor.thumbnail = with_positions(1000, 90);
+            }),
+            Some(Reach::Reuse(Reason::Pixels))
+        );
+    }
+
+    #[test]
+    fn the_guard_at_its_edges() {
+        let guards = |change: &dyn Fn(&mut Likeness, &mut Likeness)| {
+            let (mut row, mut anchor) = neutral();
+            change(&mut row, &mut anchor);
+            let judge = judge(Rules::hardened());
+            assert_eq!(judge.guards(&row, &anchor), judge.guards(&anchor, &row));
+            judge.guards(&row, &anchor)
+        };
+        assert!(guards(&|_, _| {}));
+        assert!(guards(&|_, anchor| anchor.thumbnail = with_positions(0, 20)));
+        assert!(guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 51, 21)));
+        assert!(!guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 52, 21)));
+        assert!(guards(&|_, anchor| anchor.cells.fine[2][63] = 140));
+        assert!(!guards(&|_, anchor| anchor.cells.fine[2][63] = 141));
+        assert!(!guards(&|row, _| row.clipped = true));
+        assert!(!guards(&|_, anchor| anchor.clipped = true));
+        assert!(!guards(&|_, anchor| anchor.thumbnail = thumbnail_of(32, 31, |_| [100; 3])));
+    }
+
+    #[test]
+    fn a_ghost_is_near_by_hash_or_coarse_cells() {
+        let judge = judge(Rules::hardened());
+        let (row, anchor) = neutral();
+        assert!(!judge.haunts(&anchor.ghost(), &row));
+        for (bits, expected) in [(25, true), (26, false)] {
+            let mut anchor = anchor.clone();
+            anchor.fingerprint = row.fingerprint.flipped(bits);
+            assert_eq!(judge.haunts(&anchor.ghost(), &row), expected);
+            anchor.flat = true;
+            assert!(!judge.haunts(&anchor.ghost(), &row), "the hash of a flat picture is no trace");
+        }
+        let mut same_cells = anchor.clone();
+        same_cells.cells.coarse = row.cells.coarse;
+        assert!(judge.haunts(&same_cells.ghost(), &row));
+    }
+
+    #[test]
+    fn the_nearest_is_the_first_of_equals_and_other_sizes_come_last() {
+        let (row, far) = neutral();
+        let mut closer = far.clone();
+        closer.thumbnail = with_positions(0, 9);
+        let mut other_size = far.clone();
+        other_size.thumbnail = thumbnail_of(2, 2, |_| [100; 3]);
+        let near = [&other_size, &far, &closer, &closer];
+        let near: Vec<_> = near
+            .iter()
+            .enumerate()
+            .map(|(index, likeness)| Near {
+                index,
+                likeness,
+                standing: Standing::SameView,
+                reach: Reach::Exact,
+            })
+            .collect();
+        assert_eq!(nearest(&row, near.iter()).map(|near| near.index), Some(2));
+        assert_eq!(nearest(&row, near[..1].iter()).map(|near| near.index), Some(0));
+        assert!(nearest(&row, [].iter()).is_none());
+    }
+}
