@@ -1,0 +1,86 @@
+//! A row that was forwarded: its likeness, its view, and its answer when that has come.
+
+use super::flight::{Follow, PENDING_BYTES, Pending};
+use super::{Answer, View};
+use crate::judgment::{Candidate, Likeness, Standing};
+use tokio::time::Instant;
+
+/// One anchor of a session.
+pub(super) struct Anchor {
+    /// Its number, never given twice in the life of a store.
+    pub(super) id: u64,
+    pub(super) likeness: Likeness,
+    /// What it was asked beside the pixels; the version becomes the served one when the answer comes.
+    pub(super) view: View,
+    pub(super) forwarded: Instant,
+    /// Rows that it answered, exact repeats included.
+    pub(super) hits: u64,
+    pub(super) kept: Kept,
+}
+
+/// What an anchor can give to a similar row.
+pub(super) enum Kept {
+    /// The answer that a lead will bring.
+    Pending(Pending),
+    /// The answer.
+    Answered(Answer),
+    /// None, ever: its call's outputs could not be cut into rows. It is there to be recognised.
+    Likeness,
+}
+
+impl Anchor {
+    /// How this anchor stands to a row of `view`. One without an answer of its own stands as another view's: an exact
+    /// repeat of it is innocent, a near-copy suspect, and nothing can be replayed from it.
+    pub(super) fn standing(&self, view: &View) -> Standing {
+        if matches!(self.kept, Kept::Likeness) || !self.shares_model(view) {
+            Standing::OtherView
+        } else if self.view.inputs == view.inputs {
+            Standing::SameView
+        } else {
+            Standing::OtherInputs(self.view.inputs)
+        }
+    }
+
+    pub(super) fn candidate(&self, view: &View) -> Candidate<'_> {
+        Candidate { likeness: &self.likeness, standing: self.standing(view) }
+    }
+
+    /// Whether only the other inputs can tell this anchor's view from `view`.
+    pub(super) fn shares_model(&self, view: &View) -> bool {
+        self.view.form == view.form && self.view.version == view.version && self.view.model == view.model
+    }
+
+    /// The right to its answer; none where it has no answer to give.
+    pub(super) fn follow(&self) -> Option<Follow> {
+        match &self.kept {
+            Kept::Pending(pending) => Some(Follow::waiting(pending.clone())),
+            Kept::Answered(answer) => Some(Follow::known(answer.clone())),
+            Kept::Likeness => None,
+        }
+    }
+
+    /// Whether the answer is pending and the lead that was to bring it is no more.
+    pub(super) fn is_orphan(&self) -> bool {
+        matches!(&self.kept, Kept::Pending(pending) if pending.has_changed().is_err() && pending.borrow().is_none())
+    }
+
+    /// Bytes that this anchor holds, itself included. The view's names are counted as if nobody else held them, so
+    /// that a caller who sends a long name pays for it.
+    pub(super) fn footprint(&self) -> usize {
+        let kept = match &self.kept {
+            Kept::Pending(_) => PENDING_BYTES,
+            Kept::Answered(answer) => answer.bytes.len(),
+            Kept::Likeness => 0,
+        };
+        // The likeness counts itself, so only its heap is added to the anchor's own size.
+        size_of::<Self>() + self.likeness.footprint() - size_of::<Likeness>()
+            + shared_text(&self.view.model)
+            + shared_text(&self.view.version)
+            + kept
+    }
+}
+
+/// Bytes behind an `Arc<str>`: its text and its two counts.
+pub(super) fn shared_text(text: &str) -> usize {
+    text.len() + 2 * size_of::<usize>()
+}

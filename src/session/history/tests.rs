@@ -1,0 +1,317 @@
+//! What a session's past does to its next call, row by row.
+
+use super::super::testing::{HOUR, SECOND, World, answered, kinds};
+use super::super::{Outcome, Store};
+use super::*;
+use crate::judgment::{OnSuspected, Rules};
+
+#[tokio::test]
+async fn the_made_up_pictures_are_near_suspect_and_unrelated_as_they_say() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    assert_eq!(world.ask(1, world.near(1, 3)).await.kind(), "replay");
+    let suspect = world.ask(1, world.suspect(1, 0)).await;
+    assert!(suspect.evidence.suspect && suspect.kind() == "forward");
+    let unrelated = world.ask(1, world.picture(2)).await;
+    assert!(!unrelated.evidence.suspect && unrelated.kind() == "forward");
+    assert_eq!(world.ask(2, world.near(1, 3)).await.kind(), "forward", "answers never cross callers");
+}
+
+#[tokio::test]
+async fn rows_are_judged_in_order_against_the_earlier_rows_of_their_call() {
+    let world = World::hardened();
+    let rows = vec![world.picture(1), world.near(1, 1), world.picture(2), world.near(2, 1), world.picture(1)];
+    let judged = world.put(world.question(1, rows)).await;
+    assert_eq!(kinds(&judged), ["forward", "replay", "forward", "replay", "replay"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_tells_the_age_and_the_hits_of_its_anchor() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    tokio::time::advance(5 * SECOND).await;
+    let facts = world.ask(1, world.near(1, 1)).await.anchor.unwrap();
+    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 1 });
+    let facts = world.ask(1, world.picture(1)).await.anchor.unwrap();
+    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 2 });
+}
+
+async fn eight_suspects(world: &World) {
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for nth in 0..8 {
+        let judged = world.ask(1, world.suspect(1, nth)).await;
+        assert_eq!((judged.kind(), judged.evidence.suspect), ("forward", true), "{nth}");
+        world.finish(judged, "dog").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_suspects_make_a_session_suspected_and_time_forgives_one_by_one() {
+    let world = World::hardened();
+    eight_suspects(&world).await;
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "refuse");
+    assert_eq!(world.ask(2, world.suspect(1, 9)).await.kind(), "forward", "others are not suspected");
+    tokio::time::advance((3 * HOUR).saturating_sub(SECOND)).await;
+    assert_eq!(
+        world.ask(1, world.suspect(1, 9)).await.kind(),
+        "refuse",
+        "by the ghosts, the anchors are gone"
+    );
+    tokio::time::advance(SECOND).await;
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "forward", "one is forgiven");
+    assert_eq!(world.ask(1, world.suspect(1, 10)).await.kind(), "refuse", "and was counted again");
+}
+
+#[tokio::test]
+async fn a_row_is_counted_whatever_becomes_of_its_call() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for nth in 0..8 {
+        drop(world.ask(1, world.suspect(1, nth)).await);
+    }
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "refuse");
+}
+
+#[tokio::test]
+async fn rows_judged_again_are_not_counted_again() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for nth in 0..20 {
+        let mut question = world.question(1, vec![world.suspect(1, nth % 8)]);
+        question.again = true;
+        assert_eq!(kinds(&world.put(question).await), ["forward"]);
+    }
+}
+
+#[tokio::test]
+async fn the_count_rises_within_a_call() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    let rows = (0..9).map(|nth| world.suspect(1, nth)).collect();
+    let judged = world.put(world.question(1, rows)).await;
+    assert_eq!(kinds(&judged)[7..], ["forward", "refuse"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_forwarded_suspects_count() {
+    let world = World::hardened();
+    eight_suspects(&world).await;
+    // While suspected: refused, again and again, which must not keep the count up.
+    tokio::time::advance((3 * HOUR).saturating_sub(SECOND)).await;
+    for nth in 9..17 {
+        assert_eq!(world.ask(1, world.suspect(1, nth)).await.kind(), "refuse");
+    }
+    tokio::time::advance(SECOND).await;
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "forward");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_camera_that_may_go_on_is_never_counted_past_the_limit() {
+    let rules = Rules { on_suspected: OnSuspected::Forward, ..Rules::hardened() };
+    let world = World::new(rules, Limits::default());
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for nth in 0..16 {
+        assert_eq!(world.ask(1, world.suspect(1, nth)).await.kind(), "forward");
+    }
+    let strict = Judge::new(Rules::hardened(), [7; 32]);
+    tokio::time::advance(3 * HOUR).await;
+    let mut question = world.question(1, vec![world.suspect(1, 1), world.picture(1)]);
+    question.judge = strict.into();
+    assert_eq!(kinds(&world.put(question).await)[0], "forward", "8, not 16, and one of them forgiven");
+}
+
+#[tokio::test]
+async fn the_same_image_never_gets_two_answers_even_if_a_nearer_anchor_came_later() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "first").await;
+    let between = || world.spotted(1, 0..28);
+    assert_eq!(world.ask_and_answer(1, between(), "").await, "first");
+    // 53 spots away from the first picture, which the guard does not let through, yet nearer to the one between.
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..53), "second").await, "fresh second");
+    let again = world.ask(1, between()).await;
+    assert_eq!((again.evidence.reason, again.evidence.suspect), (Reason::Exact, false));
+    assert_eq!(world.finish(again, "").await, "first");
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..29), "").await, "second", "the nearer, if new");
+}
+
+#[tokio::test]
+async fn who_answered_is_remembered_within_bounds() {
+    let world = World::new(Rules::hardened(), Limits { answered: 4, ..Limits::default() });
+    world.ask_and_answer(1, world.picture(1), "first").await;
+    world.ask_and_answer(1, world.spotted(1, 0..28), "").await;
+    world.ask_and_answer(1, world.spotted(1, 0..53), "second").await;
+    for nth in 40..44 {
+        world.ask_and_answer(1, world.near(1, nth), "").await;
+    }
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..28), "").await, "second");
+}
+
+#[tokio::test]
+async fn an_exact_repeat_of_a_ghost_is_forwarded_and_never_counted() {
+    let limits = Limits { anchors_never_hit: 2, ..Limits::default() };
+    let world = World::new(Rules::hardened(), limits);
+    // An honest client that goes round and round a set of pictures larger than the memory.
+    for round in 0..10 {
+        for seed in 0..5 {
+            let judged = world.ask(1, world.picture(seed)).await;
+            let exact = if round == 0 { Reason::New } else { Reason::Exact };
+            assert_eq!((judged.evidence.reason, judged.evidence.suspect), (exact, false));
+            assert_eq!(judged.kind(), "forward");
+            world.finish(judged, "x").await;
+        }
+    }
+    let near = world.ask(1, world.near(0, 1)).await;
+    assert_eq!((near.evidence.reason, near.evidence.suspect), (Reason::Ghost, true));
+}
+
+fn seen_as(model: &str, version: &str, form: u64, inputs: u64) -> View {
+    View { model: model.into(), version: version.into(), form, inputs }
+}
+
+#[tokio::test]
+async fn an_answer_is_for_its_own_view() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for other in [
+        seen_as("other", "1", 0, 0),
+        seen_as("model", "2", 0, 0),
+        seen_as("model", "1", 1, 0),
+        seen_as("model", "1", 0, 1),
+    ] {
+        let rows = vec![world.near(1, 1), world.picture(1)];
+        let judged = world.put(Question { view: other, ..world.question(1, rows) }).await;
+        assert_eq!((judged[0].kind(), judged[0].evidence.suspect), ("forward", true));
+        assert_eq!(judged[1].kind(), "replay", "from the first row, in its own view");
+    }
+    let exact = world
+        .put(Question { view: seen_as("third", "1", 0, 0), ..world.question(1, vec![world.picture(1)]) });
+    let exact = exact.await.remove(0);
+    assert_eq!((exact.kind(), exact.evidence.suspect), ("forward", false));
+}
+
+#[tokio::test]
+async fn after_a_few_other_inputs_they_no_longer_separate_views() {
+    let world = World::hardened();
+    for inputs in 0..4 {
+        let question = world.question(1, vec![world.near(1, inputs as usize)]);
+        let judged = world.put(Question { view: seen_as("model", "1", 0, inputs), ..question }).await;
+        assert_eq!(kinds(&judged), ["forward"]);
+        world.finish(judged.into_iter().next().unwrap(), "cat").await;
+    }
+    let fifth =
+        || Question { view: seen_as("model", "1", 0, 9), ..world.question(1, vec![world.near(1, 9)]) };
+    assert_eq!(kinds(&world.put(fifth()).await), ["replay"]);
+    assert_eq!(kinds(&world.put(fifth()).await), ["replay"], "and is remembered in its own view");
+}
+
+#[tokio::test]
+async fn an_anchor_takes_on_the_version_that_answered() {
+    let world = World::hardened();
+    let lead = world.ask(1, world.picture(1)).await.lead();
+    let Outcome::Answered(answer) = answered("cat") else { unreachable!() };
+    world.settle(lead, Outcome::Answered(Answer { version: "2".into(), ..answer })).await;
+    assert_eq!(world.ask(1, world.near(1, 1)).await.kind(), "forward", "version 1 did not answer");
+    let question =
+        Question { view: seen_as("model", "2", 0, 0), ..world.question(1, vec![world.picture(1)]) };
+    assert_eq!(kinds(&world.put(question).await), ["replay"]);
+}
+
+fn whole(world: &World, rows: Vec<Likeness>) -> Question {
+    Question { whole: true, ..world.question(1, rows) }
+}
+
+async fn settle_all(world: &World, judged: Vec<Judged>, text: &str) {
+    let settled = judged.into_iter().map(|row| (row.lead(), answered(text))).collect();
+    world.store.settle(settled).await;
+}
+
+#[tokio::test]
+async fn one_similar_row_makes_an_unsplittable_call_suspect_once() {
+    let world = World::hardened();
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for nth in 0..8 {
+        let rows =
+            vec![world.picture(100 + nth), world.near(1, nth as usize), world.near(1, 50 + nth as usize)];
+        let judged = world.put(whole(&world, rows)).await;
+        assert_eq!(kinds(&judged), ["forward"; 3], "nothing is replayed inside; counted {nth} times so far");
+        assert!(!judged[0].evidence.suspect && judged[1].evidence.suspect);
+        settle_all(&world, judged, "batch").await;
+    }
+    let judged = world.put(whole(&world, vec![world.picture(200), world.near(1, 99)])).await;
+    assert_eq!(kinds(&judged), ["refuse"; 2], "one refused row refuses the call");
+    assert_eq!(world.ask(1, world.picture(200)).await.evidence.reason, Reason::New, "and it left no anchor");
+}
+
+#[tokio::test]
+async fn near_copies_within_an_unsplittable_call_are_suspect_and_exact_ones_innocent() {
+    let world = World::hardened();
+    let padded = vec![world.picture(1), world.picture(1), world.picture(1)];
+    let judged = world.put(whole(&world, padded)).await;
+    assert!(judged.iter().all(|row| !row.evidence.suspect));
+    assert_eq!(world.store.stats().anchors, 1, "padding makes no anchors");
+    settle_all(&world, judged, "batch").await;
+    let judged = world.put(whole(&world, vec![world.picture(2), world.near(2, 1)])).await;
+    assert!(judged[1].evidence.suspect);
+    let judged = world.put(whole(&world, vec![world.picture(1), world.picture(2)])).await;
+    assert!(judged.iter().all(|row| !row.evidence.suspect), "a call sent again is innocent");
+}
+
+#[tokio::test]
+async fn rows_of_an_unsplittable_call_are_recognised_but_never_replayed() {
+    let world = World::hardened();
+    let judged = world.put(whole(&world, vec![world.picture(1), world.picture(2)])).await;
+    let pending = world.ask(1, world.near(1, 1)).await;
+    assert_eq!((pending.kind(), pending.evidence.suspect), ("forward", true));
+    settle_all(&world, judged, "batch").await;
+    let judged = world.ask(1, world.near(2, 1)).await;
+    assert_eq!((judged.kind(), judged.evidence.suspect), ("forward", true));
+}
+
+#[tokio::test]
+async fn an_unsplittable_call_that_failed_is_forgotten() {
+    let world = World::hardened();
+    let judged = world.put(whole(&world, vec![world.picture(1), world.picture(2)])).await;
+    drop(judged);
+    assert_eq!(world.store.stats().anchors, 0);
+    assert!(!world.ask(1, world.near(1, 1)).await.evidence.suspect);
+}
+
+fn paper(anchor: judgment::Anchor) -> World {
+    World::new(Rules { anchor, ..Rules::paper() }, Limits::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_papers_anchor_stays_until_it_is_replaced() {
+    let world = paper(judgment::Anchor::Pinned);
+    assert_eq!(world.ask_and_answer(1, world.picture(1), "one").await, "fresh one");
+    tokio::time::advance(20 * HOUR).await;
+    assert_eq!(world.ask_and_answer(1, world.near(1, 1), "").await, "one");
+    assert_eq!(world.ask_and_answer(1, world.picture(2), "two").await, "fresh two");
+    let back = world.ask(1, world.near(1, 2)).await;
+    assert_eq!((back.kind(), back.evidence.suspect), ("forward", false), "a replaced anchor leaves no ghost");
+    assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (1, 0));
+}
+
+/// Pictures that drift away from the first, two spots at a time: where the paper's text loses its anchor and a pinned
+/// one does not follow.
+async fn drift(world: &World) -> usize {
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    let mut replayed = 0;
+    for step in 1..60 {
+        let judged = world.ask(1, world.spotted(1, 0..step * 2)).await;
+        if judged.kind() == "forward" {
+            break;
+        }
+        replayed += 1;
+    }
+    replayed
+}
+
+#[tokio::test]
+async fn a_sliding_anchor_takes_over_the_likeness_and_keeps_the_answer() {
+    let pinned = paper(judgment::Anchor::Pinned);
+    let sliding = paper(judgment::Anchor::Sliding);
+    let (pinned, slid) = (drift(&pinned).await, drift(&sliding).await);
+    assert!(pinned < 59, "{pinned}");
+    assert_eq!(slid, 59, "small steps carry the label to any picture: why it is not the default");
+}

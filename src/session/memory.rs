@@ -1,0 +1,464 @@
+//! A session's anchors in two segments, and the ghosts of those that are gone.
+//!
+//! ```text
+//!              hit by a near-copy
+//! never hit ───────────────────────> hit
+//! (first in, first out)              (least recently hit out)
+//!      └────────────┬─────────────────┘
+//!          evicted or expired: a ghost
+//! ```
+//! Neither segment evicts the other. So decoys, which nobody hits, push out only each other, and the anchors that an
+//! attack works around stay; and what is pushed out is still recognised, if not answered, as long as its ghost lives.
+
+use super::Answer;
+use super::anchor::{Anchor, Kept};
+use super::limits::Limits;
+use crate::judgment::{Digest, Ghost, Likeness, Profile};
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How much one session remembers under one profile.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    never_hit: usize,
+    hit: usize,
+    ttl: Option<Duration>,
+    ghosts: usize,
+    ghost_ttl: Duration,
+}
+
+impl Bounds {
+    /// The paper's memory is the one image forwarded last; it neither ages nor leaves a ghost.
+    pub(super) fn of(profile: Profile, limits: &Limits) -> Self {
+        match profile {
+            Profile::Paper => {
+                Self { never_hit: 1, hit: 0, ttl: None, ghosts: 0, ghost_ttl: limits.ghost_ttl }
+            }
+            Profile::Hardened => Self {
+                never_hit: limits.anchors_never_hit,
+                hit: limits.anchors_hit,
+                ttl: Some(limits.ttl),
+                ghosts: limits.ghosts,
+                ghost_ttl: limits.ghost_ttl,
+            },
+        }
+    }
+}
+
+/// Anchors that left a session, by reason.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Left {
+    pub(super) never_hit_full: u64,
+    pub(super) hit_full: u64,
+    pub(super) expired: u64,
+    pub(super) share_full: u64,
+}
+
+/// What remains of an anchor: enough to know a near-copy (the ghost) and an exact repeat (the digest).
+struct Gone {
+    ghost: Ghost,
+    digest: Digest,
+    anchor: u64,
+    until: Instant,
+}
+
+/// Room for ghosts grows by this many at a time, so that it is never much larger than what is in it.
+const GHOSTS_AT_A_TIME: usize = 16;
+
+/// The anchors and ghosts of one session. Boxed anchors: moving one over or dropping it moves a pointer.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Oldest forward first.
+    never_hit: VecDeque<Box<Anchor>>,
+    /// Least recently hit first.
+    hit: VecDeque<Box<Anchor>>,
+    /// Oldest first.
+    ghosts: VecDeque<Gone>,
+    /// Footprints of the anchors in each segment, kept in step with every change.
+    never_hit_bytes: usize,
+    hit_bytes: usize,
+    /// Since the count was last collected.
+    left: Left,
+}
+
+impl Memory {
+    /// All anchors; their positions are those that [`Self::at`] takes, until the next change.
+    pub(super) fn anchors(&self) -> impl Iterator<Item = &Anchor> {
+        self.never_hit.iter().chain(&self.hit).map(|anchor| &**anchor)
+    }
+
+    pub(super) fn ghosts(&self) -> impl Iterator<Item = &Ghost> {
+        self.ghosts.iter().map(|gone| &gone.ghost)
+    }
+
+    pub(super) fn tally(&self) -> (usize, usize) {
+        (self.never_hit.len() + self.hit.len(), self.ghosts.len())
+    }
+
+    pub(super) fn take_left(&mut self) -> Left {
+        std::mem::take(&mut self.left)
+    }
+
+    /// Bytes held, this value's own size excluded.
+    pub(super) fn footprint(&self) -> usize {
+        (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Box<Anchor>>()
+            + self.ghosts.capacity() * size_of::<Gone>()
+            + self.never_hit_bytes
+            + self.hit_bytes
+    }
+
+    /// The anchor at a position that [`Self::anchors`] gave.
+    pub(super) fn at(&self, position: usize) -> Option<&Anchor> {
+        let anchor = match position.checked_sub(self.never_hit.len()) {
+            None => self.never_hit.get(position),
+            Some(position) => self.hit.get(position),
+        };
+        anchor.map(|anchor| &**anchor)
+    }
+
+    pub(super) fn position_of(&self, id: u64) -> Option<usize> {
+        self.anchors().position(|anchor| anchor.id == id)
+    }
+
+    /// Whether exactly this image was forwarded and has only its ghost left.
+    pub(super) fn is_gone(&self, digest: Digest) -> bool {
+        self.ghosts.iter().any(|gone| gone.digest == digest)
+            && !self.anchors().any(|anchor| anchor.likeness.digest() == digest)
+    }
+
+    /// Takes in a row that was just forwarded.
+    pub(super) fn add(&mut self, anchor: Anchor, bounds: &Bounds, now: Instant) {
+        self.never_hit_bytes += anchor.footprint();
+        self.never_hit.push_back(Box::new(anchor));
+        while self.never_hit.len() > bounds.never_hit {
+            self.left.never_hit_full += 1;
+            self.drop_never_hit(bounds, now);
+        }
+        while self.hit.len() > bounds.hit {
+            self.left.hit_full += 1;
+            self.drop_hit(bounds, now);
+        }
+    }
+
+    /// Counts a row answered by the anchor at `position`. One that came `near` without being an exact repeat moves the
+    /// anchor to the recent end of the hit segment; exact repeats do not, or a caller could keep decoys alive
+    /// at no cost.
+    pub(super) fn answer(&mut self, position: usize, near: bool, bounds: &Bounds, now: Instant) {
+        let hit = position.checked_sub(self.never_hit.len());
+        let anchor = match hit {
+            None => self.never_hit.get_mut(position),
+            Some(position) => self.hit.get_mut(position),
+        };
+        let Some(anchor) = anchor else { return };
+        anchor.hits += 1;
+        if !near || bounds.hit == 0 {
+            return;
+        }
+        let moved = match hit {
+            None => self.never_hit.remove(position).inspect(|anchor| {
+                self.never_hit_bytes -= anchor.footprint();
+                self.hit_bytes += anchor.footprint();
+            }),
+            Some(position) => self.hit.remove(position),
+        };
+        self.hit.extend(moved);
+        while self.hit.len() > bounds.hit {
+            self.left.hit_full += 1;
+            self.drop_hit(bounds, now);
+        }
+    }
+
+    /// The paper's sliding anchor: it takes over the likeness of the row that it answered and keeps its answer.
+    pub(super) fn slide(&mut self, position: usize, likeness: Likeness) {
+        self.change(position, |anchor| anchor.likeness = likeness);
+    }
+
+    /// The answer of anchor `id` came.
+    pub(super) fn settle(&mut self, id: u64, answer: &Answer) {
+        let Some(position) = self.position_of(id) else { return };
+        self.change(position, |anchor| {
+            anchor.view.version = answer.version.clone();
+            if let Kept::Pending(_) = anchor.kept {
+                anchor.kept = Kept::Answered(answer.clone());
+            }
+        });
+    }
+
+    /// The answer of anchor `id` will never come: the model said nothing, so there is nothing to remember, not even by
+    /// the ghost of an anchor that was evicted while it waited.
+    pub(super) fn forget(&mut self, id: u64) {
+        if let Some(position) = self.never_hit.iter().position(|anchor| anchor.id == id) {
+            self.never_hit_bytes -= self.never_hit.remove(position).map_or(0, |anchor| anchor.footprint());
+        } else if let Some(position) = self.hit.iter().position(|anchor| anchor.id == id) {
+            self.hit_bytes -= self.hit.remove(position).map_or(0, |anchor| anchor.footprint());
+        } else {
+            self.ghosts.retain(|gone| gone.anchor != id);
+        }
+    }
+
+    /// Turns anchors past their life into ghosts and lets go of ghosts past theirs.
+    pub(super) fn expire(&mut self, bounds: &Bounds, now: Instant) {
+        // A lead takes its anchor with it; only one lost to a panic between the two leaves an anchor that would be waited
+        // on for ever.
+        let orphans: Vec<u64> =
+            self.anchors().filter(|anchor| anchor.is_orphan()).map(|anchor| anchor.id).collect();
+        for orphan in orphans {
+            self.forget(orphan);
+        }
+        if let Some(ttl) = bounds.ttl {
+            let over = |anchor: &Anchor| now.saturating_duration_since(anchor.forwarded) >= ttl;
+            let mut gone = Vec::new();
+            // The never hit stand in the order of their forwards; the hit do not.
+            while self.never_hit.front().is_some_and(|anchor| over(anchor)) {
+                gone.extend(self.never_hit.pop_front().inspect(|a| self.never_hit_bytes -= a.footprint()));
+            }
+            let mut position = 0;
+            while let Some(anchor) = self.hit.get(position) {
+                if over(anchor) {
+                    gone.extend(self.hit.remove(position).inspect(|a| self.hit_bytes -= a.footprint()));
+                } else {
+                    position += 1;
+                }
+            }
+            self.left.expired += gone.len() as u64;
+            gone.sort_by_key(|anchor| anchor.forwarded);
+            for anchor in gone {
+                self.leave_ghost(&anchor, bounds, anchor.forwarded + ttl);
+            }
+            if self.never_hit.is_empty() && self.hit.is_empty() {
+                self.never_hit = VecDeque::new();
+                self.hit = VecDeque::new();
+            }
+        }
+        while self.ghosts.front().is_some_and(|gone| gone.until <= now) {
+            self.ghosts.pop_front();
+        }
+        if self.ghosts.is_empty() {
+            self.ghosts = VecDeque::new();
+        }
+    }
+
+    /// Lets go of the oldest anchor of the segment that holds more bytes (large decoys must not push out what was hit),
+    /// or else of half of the ghosts. False when there is nothing left to let go of.
+    pub(super) fn shed(&mut self, bounds: &Bounds, now: Instant) -> bool {
+        let (anchors, ghosts) = self.tally();
+        if anchors > 0 {
+            self.left.share_full += 1;
+            if self.hit.is_empty() || (!self.never_hit.is_empty() && self.never_hit_bytes >= self.hit_bytes) {
+                self.drop_never_hit(bounds, now);
+            } else {
+                self.drop_hit(bounds, now);
+            }
+            return true;
+        }
+        self.ghosts.drain(..ghosts.div_ceil(2));
+        self.ghosts.shrink_to_fit();
+        self.never_hit = VecDeque::new();
+        self.hit = VecDeque::new();
+        ghosts > 0
+    }
+
+    fn drop_never_hit(&mut self, bounds: &Bounds, now: Instant) {
+        if let Some(anchor) = self.never_hit.pop_front() {
+            self.never_hit_bytes -= anchor.footprint();
+            self.leave_ghost(&anchor, bounds, now);
+        }
+    }
+
+    fn drop_hit(&mut self, bounds: &Bounds, now: Instant) {
+        if let Some(anchor) = self.hit.pop_front() {
+            self.hit_bytes -= anchor.footprint();
+            self.leave_ghost(&anchor, bounds, now);
+        }
+    }
+
+    fn leave_ghost(&mut self, anchor: &Anchor, bounds: &Bounds, left: Instant) {
+        if bounds.ghosts == 0 {
+            return;
+        }
+        while self.ghosts.len() >= bounds.ghosts {
+            self.ghosts.pop_front();
+        }
+        if self.ghosts.len() == self.ghosts.capacity() {
+            self.ghosts.reserve_exact(GHOSTS_AT_A_TIME);
+        }
+        self.ghosts.push_back(Gone {
+            ghost: anchor.likeness.ghost(),
+            digest: anchor.likeness.digest(),
+            anchor: anchor.id,
+            until: left + bounds.ghost_ttl,
+        });
+    }
+
+    fn change(&mut self, position: usize, change: impl FnOnce(&mut Anchor)) {
+        let (anchor, bytes) = match position.checked_sub(self.never_hit.len()) {
+            None => (self.never_hit.get_mut(position), &mut self.never_hit_bytes),
+            Some(position) => (self.hit.get_mut(position), &mut self.hit_bytes),
+        };
+        if let Some(anchor) = anchor {
+            *bytes -= anchor.footprint();
+            change(anchor);
+            *bytes += anchor.footprint();
+        }
+    }
+
+    /// The footprint counted afresh from every single thing held, for tests.
+    #[cfg(test)]
+    pub(super) fn walk(&self) -> usize {
+        self.anchors().map(Anchor::footprint).sum::<usize>()
+            + (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Box<Anchor>>()
+            + self.ghosts.capacity() * size_of::<Gone>()
+    }
+
+    /// Numbers of the anchors in each segment, in the order in which they would leave, for tests.
+    #[cfg(test)]
+    pub(super) fn segments(&self) -> (Vec<u64>, Vec<u64>) {
+        let ids = |segment: &VecDeque<Box<Anchor>>| segment.iter().map(|anchor| anchor.id).collect();
+        (ids(&self.never_hit), ids(&self.hit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Store;
+    use super::super::testing::{HOUR, SECOND, World, kinds};
+    use super::*;
+    use crate::judgment::Rules;
+
+    fn small() -> World {
+        let limits = Limits { anchors_never_hit: 3, anchors_hit: 2, ghosts: 4, ..Limits::default() };
+        World::new(Rules::hardened(), limits)
+    }
+
+    async fn forwarded(world: &World, seeds: std::ops::Range<u32>) {
+        for seed in seeds {
+            assert_eq!(world.ask(1, world.picture(seed)).await.kind(), "forward");
+        }
+    }
+
+    /// Asks without losing the lead, so that the anchor stays.
+    impl World {
+        async fn keep(&self, seeds: std::ops::Range<u32>) {
+            for seed in seeds {
+                let text = seed.to_string();
+                assert_eq!(self.ask_and_answer(1, self.picture(seed), &text).await, format!("fresh {text}"));
+            }
+        }
+
+        fn segments(&self) -> (Vec<u64>, Vec<u64>) {
+            self.store.histories(|history| history.memory().segments()).remove(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_never_hit_leaves_first_in_first_out_and_becomes_a_ghost() {
+        let world = small();
+        world.keep(0..5).await;
+        assert_eq!(world.segments(), (vec![2, 3, 4], vec![]));
+        let stats = world.store.stats();
+        assert_eq!((stats.anchors, stats.ghosts, stats.departures.anchors_never_hit), (3, 2, 2));
+        assert!(world.ask(1, world.near(0, 1)).await.evidence.suspect);
+    }
+
+    #[tokio::test]
+    async fn a_hit_moves_an_anchor_over_and_neither_segment_evicts_the_other() {
+        let world = small();
+        world.keep(0..2).await;
+        world.ask(1, world.near(0, 1)).await;
+        world.ask(1, world.near(1, 1)).await;
+        assert_eq!(world.segments(), (vec![], vec![0, 1]));
+        world.keep(10..30).await;
+        assert_eq!(world.segments().1, [0, 1], "decoys push out only decoys");
+        assert_eq!(world.ask_and_answer(1, world.near(0, 2), "").await, "0");
+        assert_eq!(world.segments().1, [1, 0], "the one hit least recently stands first to leave");
+        world.ask(1, world.near(29, 1)).await;
+        assert_eq!(world.segments().1, [0, 21]);
+        assert_eq!(world.segments().0.len(), 2);
+        assert_eq!(world.store.stats().departures.anchors_hit, 1);
+    }
+
+    #[tokio::test]
+    async fn an_exact_repeat_neither_promotes_nor_refreshes() {
+        let world = small();
+        world.keep(0..2).await;
+        world.ask(1, world.picture(0)).await;
+        assert_eq!(world.segments(), (vec![0, 1], vec![]));
+        world.ask(1, world.near(0, 1)).await;
+        world.ask(1, world.near(1, 1)).await;
+        world.ask(1, world.picture(0)).await;
+        world.ask(1, world.near(0, 1)).await;
+        assert_eq!(world.segments().1, [0, 1], "a replayed image that comes again is an exact repeat too");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_anchor_lives_for_its_ttl_however_often_it_is_hit() {
+        let world = World::hardened();
+        world.keep(0..1).await;
+        for nth in 0..59 {
+            tokio::time::advance(60 * SECOND).await;
+            assert_eq!(world.ask(1, world.near(0, nth)).await.kind(), "replay");
+        }
+        tokio::time::advance(60 * SECOND).await;
+        let judged = world.ask(1, world.near(0, 99)).await;
+        assert_eq!((judged.kind(), judged.evidence.suspect), ("forward", true), "a ghost is left");
+        assert_eq!(world.store.stats().departures.anchors_expired, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ghost_lives_a_day_from_the_end_of_its_anchor() {
+        let world = World::hardened();
+        world.keep(0..1).await;
+        let start = Instant::now();
+        for hour in 1..25 {
+            tokio::time::advance(HOUR).await;
+            let text = hour.to_string();
+            world.ask_and_answer(1, world.picture(100 + hour), &text).await;
+        }
+        let ghosts = |world: &World| world.store.stats().ghosts;
+        let held = ghosts(&world);
+        tokio::time::advance(HOUR.saturating_sub(SECOND)).await;
+        world.ask(1, world.picture(200)).await;
+        assert_eq!(ghosts(&world), held);
+        tokio::time::advance(SECOND).await;
+        assert_eq!(start.elapsed(), 25 * HOUR);
+        let judged = world.ask(1, world.near(0, 1)).await;
+        assert!(!judged.evidence.suspect, "an hour as an anchor, a day as a ghost");
+    }
+
+    #[tokio::test]
+    async fn ghosts_are_bounded_and_the_oldest_leaves() {
+        let world = small();
+        world.keep(0..20).await;
+        assert_eq!(world.store.stats().ghosts, 4);
+        assert!(world.ask(1, world.near(16, 1)).await.evidence.suspect);
+        assert!(!world.ask(1, world.near(2, 1)).await.evidence.suspect);
+    }
+
+    #[tokio::test]
+    async fn a_failed_forward_leaves_nothing_not_even_the_ghost_of_its_evicted_anchor() {
+        let world = small();
+        let rows = (0..5).map(|seed| world.picture(seed)).collect();
+        let judged = world.put(world.question(1, rows)).await;
+        assert_eq!(kinds(&judged), ["forward"; 5]);
+        assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (3, 2));
+        drop(judged);
+        assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (0, 0));
+        forwarded(&world, 0..5).await;
+        assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn large_decoys_do_not_push_out_what_was_hit() {
+        let limits = Limits { session_bytes: 200_000, ..Limits::default() };
+        let world = World::new(Rules::hardened(), limits);
+        world.ask_and_answer(1, world.picture(1), &"a".repeat(20_000)).await;
+        world.ask(1, world.near(1, 1)).await;
+        for seed in 2..50 {
+            world.ask_and_answer(1, world.picture(seed), &"b".repeat(50_000)).await;
+        }
+        assert!(world.store.stats().bytes <= 200_000);
+        assert_eq!(world.ask(1, world.near(1, 2)).await.kind(), "replay");
+        assert!(world.store.stats().departures.anchors_over_share > 40);
+    }
+}

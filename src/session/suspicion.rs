@@ -1,0 +1,94 @@
+//! How often did this session come too near its own past? A count that rises with suspect rows and falls with time.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The count of one session. It outlives the anchors: forgetting images must not forgive the search for them.
+#[derive(Debug)]
+pub(super) struct Suspicion {
+    count: u32,
+    /// Since when the present count stands; whole periods of decay are taken off it as they pass.
+    since: Instant,
+}
+
+impl Suspicion {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { count: 0, since: now }
+    }
+
+    /// Takes off one for each `every` that has passed. A part of a period is kept, so looking often changes nothing.
+    pub(super) fn decay(&mut self, every: Duration, now: Instant) {
+        if self.count == 0 || every.is_zero() {
+            self.count = 0;
+            self.since = now;
+            return;
+        }
+        let passed = now.saturating_duration_since(self.since).as_nanos() / every.as_nanos();
+        let fallen = u32::try_from(passed).unwrap_or(u32::MAX);
+        if fallen >= self.count {
+            *self = Self::new(now);
+        } else {
+            self.count -= fallen;
+            self.since += every * fallen;
+        }
+    }
+
+    /// Counts one forwarded suspect row; the count stops at `most`, so a long attack is not punished for ever.
+    pub(super) fn count(&mut self, most: u32) {
+        self.count = (self.count + 1).min(most);
+    }
+
+    /// Whether the session is suspected. With `most` = 0 every session is, from its first row.
+    pub(super) fn suspected(&self, most: u32) -> bool {
+        self.count >= most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_count_stops_at_the_limit_and_falls_by_one_a_period() {
+        let mut suspicion = Suspicion::new(Instant::now());
+        for _ in 0..20 {
+            suspicion.count(8);
+        }
+        assert!(suspicion.suspected(8));
+        tokio::time::advance((3 * HOUR).saturating_sub(Duration::from_secs(1))).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        assert!(suspicion.suspected(8), "one period has not passed yet");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        assert_eq!(suspicion.count, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_often_neither_hastens_nor_delays_the_fall() {
+        let mut suspicion = Suspicion::new(Instant::now());
+        suspicion.count(8);
+        suspicion.count(8);
+        for _ in 0..35 {
+            tokio::time::advance(HOUR / 10).await;
+            suspicion.decay(3 * HOUR, Instant::now());
+        }
+        assert_eq!(suspicion.count, 1);
+        tokio::time::advance(3 * HOUR).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        assert_eq!(suspicion.count, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_silence_forgives_all_and_the_next_count_starts_a_fresh_period() {
+        let mut suspicion = Suspicion::new(Instant::now());
+        suspicion.count(8);
+        tokio::time::advance(1000 * HOUR).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        suspicion.count(8);
+        tokio::time::advance(2 * HOUR).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        assert_eq!(suspicion.count, 1);
+    }
+}
