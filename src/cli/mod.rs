@@ -1,0 +1,129 @@
+//! The commands and their flags. The help text is the reference.
+
+mod proxy;
+mod check;
+mod compare;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, Config, Mistakes};
+
+/// A gRPC sidecar that answers near-copies of earlier images from memory, so that attacks which search for an adversarial
+/// image by asking a classifier thousands of times learn nothing.
+#[derive(Debug, Parser)]
+#[command(name = "refrain", version)]
+struct Cli {
+    /// What to log: a level (error, warn, info, debug, trace) or directives (refrain=debug).
+    #[arg(long, global = true, default_value = "info", env = "REFRAIN_LOG")]
+    log: String,
+    /// Log one JSON object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stand in front of a model server.
+    Proxy(Settings),
+    /// Validate a configuration and report every mistake in it.
+    Check(Settings),
+    /// Two image files: their fingerprints, their distances, and the ruling under each profile.
+    Compare(compare::Compare),
+}
+
+/// Where settings come from: defaults, then the file, then the environment (REFRAIN_SECTION__KEY), then flags.
+#[derive(Args, Debug)]
+struct Settings {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen: ip:port or unix:/path [default: 0.0.0.0:8001]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// The model server: http://host:port, https://host:port or unix:/path [default: http://127.0.0.1:9001]
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// Which reading of the method judges: paper or hardened [default: hardened]
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// What is done: enforce, observe or off [default: enforce]
+    #[arg(long, value_name = "NAME")]
+    mode: Option<String>,
+    /// The metadata key that holds the caller's identity, believed from trusted peers alone
+    #[arg(long, value_name = "KEY")]
+    caller_metadata: Option<String>,
+    /// A peer that sets the caller's metadata; may be given more than once
+    #[arg(long, value_name = "CIDR")]
+    trusted_peer: Vec<String>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, Mistakes> {
+        let file = match &self.config {
+            None => toml::Table::new(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| Mistakes(vec![format!("{}: {error}", path.display())]))?;
+                config::from_text(&text)?
+            }
+        };
+        let environment = std::env::vars().filter(|(name, _)| name != "REFRAIN_LOG");
+        Config::from_layers([file, config::from_environment(environment), self.flags()])
+    }
+
+    fn flags(&self) -> toml::Table {
+        let text = |value: &Option<String>| value.clone().map(toml::Value::String);
+        let mut caller = toml::Table::new();
+        caller.extend(text(&self.caller_metadata).map(|value| ("metadata".to_owned(), value)));
+        if !self.trusted_peer.is_empty() {
+            let peers = self.trusted_peer.iter().cloned().map(toml::Value::String).collect();
+            caller.insert("trusted_peers".to_owned(), toml::Value::Array(peers));
+        }
+        let mut flags = toml::Table::new();
+        for (key, value) in [
+            ("listen", text(&self.listen)),
+            ("upstream", text(&self.upstream)),
+            ("profile", text(&self.profile)),
+            ("mode", text(&self.mode)),
+            ("caller", (!caller.is_empty()).then_some(toml::Value::Table(caller))),
+        ] {
+            flags.extend(value.map(|value| (key.to_owned(), value)));
+        }
+        flags
+    }
+}
+
+/// The exit code of a wrong command line or configuration, as in `sysexits.h`.
+const USAGE: u8 = 64;
+
+/// Runs the command line; 0 when all went well, 64 for a wrong setting, 1 for anything else.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    crate::telemetry::start_logging(&cli.log, cli.log_json);
+    match &cli.command {
+        Command::Proxy(settings) => match settings.load() {
+            Ok(config) => proxy::run(config),
+            Err(mistakes) => wrong(&mistakes),
+        },
+        Command::Check(settings) => match settings.load() {
+            Ok(config) => check::run(&config),
+            Err(mistakes) => wrong(&mistakes),
+        },
+        Command::Compare(compare) => compare.run(),
+    }
+}
+
+fn wrong(mistakes: &Mistakes) -> ExitCode {
+    eprintln!("{mistakes}");
+    eprintln!("{} in the configuration", count(mistakes.0.len(), "mistake"));
+    ExitCode::from(USAGE)
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}

@@ -1,0 +1,204 @@
+//! What a model takes and gives: the part of its configuration or metadata that decides how a request is read.
+
+use super::pb;
+use super::tensor::{Datatype, Layout};
+
+/// One input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// Its element type; none for one that we do not know.
+    pub datatype: Option<Datatype>,
+    /// Its dimensions without the batch dimension; -1 is any size.
+    pub dims: Vec<i64>,
+    /// Its layout, where the configuration states one.
+    pub layout: Option<Layout>,
+    /// Whether a request may leave it out.
+    pub optional: bool,
+    /// Whether it carries the batch dimension in front of `dims`.
+    pub batched: bool,
+}
+
+/// How many rows one request may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batching {
+    /// A batch dimension in front of every input and output, of at most this size (`max_batch_size`).
+    UpTo(u32),
+    /// The dimensions say it all: a leading -1 is a batch dimension.
+    ByDims,
+}
+
+/// A model's signature. Two equal signatures read every request alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Inputs, in the model's order.
+    pub inputs: Vec<TensorSpec>,
+    /// Outputs, in the model's order.
+    pub outputs: Vec<TensorSpec>,
+    /// How rows are counted.
+    pub batching: Batching,
+    /// The versions that are served, as the server writes them; empty where it has none.
+    pub versions: Vec<String>,
+    /// A request changes the model's state (sequence batching), so none may be left out.
+    pub stateful: bool,
+    /// One request may have any number of responses.
+    pub decoupled: bool,
+    /// Whether the server gave the full configuration, so that an accepted form is known without having been tried.
+    pub complete: bool,
+}
+
+impl Signature {
+    /// From Triton's `ModelConfig`, with the served versions from `ModelMetadata`.
+    pub fn from_config(config: &pb::ModelConfig, versions: Vec<String>) -> Self {
+        let limit = u32::try_from(config.max_batch_size).unwrap_or(0);
+        let batching = if limit > 0 { Batching::UpTo(limit) } else { Batching::ByDims };
+        let inputs = config.input.iter().map(|input| {
+            let layout = match input.format() {
+                pb::model_input::Format::Nhwc => Some(Layout::Nhwc),
+                pb::model_input::Format::Nchw => Some(Layout::Nchw),
+                pb::model_input::Format::None => None,
+            };
+            let plain = !input.allow_ragged_batch && !input.is_shape_tensor;
+            spec(&input.name, Datatype::of_config(input.data_type()), &input.dims, batching, layout, input.optional, plain)
+        });
+        let outputs = config.output.iter().map(|output| {
+            spec(&output.name, Datatype::of_config(output.data_type()), &output.dims, batching, None, false, true)
+        });
+        Self {
+            inputs: inputs.collect(),
+            outputs: outputs.collect(),
+            batching,
+            versions,
+            stateful: config.sequence_batching.is_some(),
+            decoupled: config.model_transaction_policy.as_ref().is_some_and(|policy| policy.decoupled),
+            complete: true,
+        }
+    }
+
+    /// From `ModelMetadata` alone, where the server has no `ModelConfig`: shapes hold the batch dimension as a leading -1.
+    pub fn from_metadata(metadata: &pb::ModelMetadataResponse) -> Self {
+        let tensor = |tensor: &pb::model_metadata_response::TensorMetadata| {
+            let datatype = Datatype::of_name(&tensor.datatype);
+            spec(&tensor.name, datatype, &tensor.shape, Batching::ByDims, None, false, true)
+        };
+        Self {
+            inputs: metadata.inputs.iter().map(tensor).collect(),
+            outputs: metadata.outputs.iter().map(tensor).collect(),
+            batching: Batching::ByDims,
+            versions: metadata.versions.clone(),
+            stateful: false,
+            decoupled: false,
+            complete: false,
+        }
+    }
+
+    /// Whether every input and output carries the batch dimension, so that rows can be taken apart and put together.
+    pub fn splits(&self) -> bool {
+        self.inputs.iter().chain(&self.outputs).all(|tensor| tensor.batched)
+    }
+
+    /// The version that a request for `asked` is served by, as far as is known: the newest where none is asked for.
+    pub fn version_served(&self, asked: &str) -> String {
+        if !asked.is_empty() {
+            return asked.parse::<u64>().map_or_else(|_| asked.to_owned(), |version| version.to_string());
+        }
+        let newest = self.versions.iter().max_by_key(|version| version.parse::<u64>().unwrap_or(0));
+        newest.cloned().unwrap_or_default()
+    }
+
+    /// The input that holds the picture: the one named `chosen`, else the first that is shaped like one.
+    pub fn image_input(&self, chosen: Option<&str>) -> Option<&TensorSpec> {
+        match chosen {
+            Some(name) => self.inputs.iter().find(|input| input.name == name),
+            None => self.inputs.iter().find(|input| input.looks_like_an_image()),
+        }
+    }
+}
+
+impl TensorSpec {
+    /// Three dimensions of which the first or the last counts 1 or 3 channels, or any; not text, not truth values.
+    fn looks_like_an_image(&self) -> bool {
+        let channels = |dim: i64| matches!(dim, -1 | 1 | 3 | 4);
+        let pictures = !matches!(self.datatype, None | Some(Datatype::Bytes | Datatype::Bool));
+        matches!(self.dims[..], [first, _, last] if pictures && (channels(first) || channels(last)))
+    }
+
+    /// Whether a shape without its batch dimension is one that this tensor takes.
+    pub fn takes(&self, shape: &[i64]) -> bool {
+        self.dims.len() == shape.len()
+            && self.dims.iter().zip(shape).all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
+    }
+}
+
+fn spec(
+    name: &str,
+    datatype: Option<Datatype>,
+    dims: &[i64],
+    batching: Batching,
+    layout: Option<Layout>,
+    optional: bool,
+    plain: bool,
+) -> TensorSpec {
+    let leading = dims.len() > 1 && dims[0] == -1;
+    let (batched, dims) = match batching {
+        Batching::UpTo(_) => (plain, dims),
+        // [-1, -1, 3] is a picture of any size; [-1, 32, 32, 3] is a batch of them.
+        Batching::ByDims if leading && (dims.len() != 3) => (plain, &dims[1..]),
+        Batching::ByDims => (false, dims),
+    };
+    TensorSpec { name: name.to_owned(), datatype, dims: dims.to_vec(), layout, optional, batched }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(max_batch_size: i32, input: &[i64], output: &[i64]) -> Signature {
+        let input = pb::ModelInput {
+            name: "image".into(),
+            data_type: pb::DataType::TypeUint8.into(),
+            dims: input.to_vec(),
+            ..Default::default()
+        };
+        let output = pb::ModelOutput {
+            name: "scores".into(),
+            data_type: pb::DataType::TypeFp32.into(),
+            dims: output.to_vec(),
+        };
+        let config =
+            pb::ModelConfig { max_batch_size, input: vec![input], output: vec![output], ..Default::default() };
+        Signature::from_config(&config, vec!["1".into(), "10".into(), "9".into()])
+    }
+
+    #[test]
+    fn rows_split_only_where_everything_carries_the_batch_dimension() {
+        assert!(config(16, &[32, 32, 3], &[10]).splits());
+        assert!(config(0, &[-1, 32, 32, 3], &[-1, 10]).splits());
+        assert!(!config(0, &[-1, 32, 32, 3], &[10]).splits());
+        assert!(!config(0, &[32, 32, 3], &[10]).splits());
+    }
+
+    #[test]
+    fn the_newest_version_serves_those_who_name_none() {
+        let signature = config(16, &[32, 32, 3], &[10]);
+        assert_eq!(signature.version_served(""), "10");
+        assert_eq!(signature.version_served("01"), "1");
+        assert_eq!(signature.version_served("x"), "x");
+    }
+
+    #[test]
+    fn a_picture_is_told_by_its_channels() {
+        for (dims, is_picture) in [
+            (&[32, 32, 3][..], true),
+            (&[3, 224, 224], true),
+            (&[-1, -1, 3], true),
+            (&[28, 28, 1], true),
+            (&[10], false),
+            (&[16, 16, 16], false),
+            (&[3, 3], false),
+        ] {
+            assert_eq!(config(8, dims, &[10]).image_input(None).is_some(), is_picture, "{dims:?}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `grpc.health.v1` in the model server's name: serving when we and the upstream are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
+
+use super::route::INFERENCE;
+use super::upstream::Upstream;
+use crate::protocol::pb;
+
+/// How often the upstream is asked, while it answers and while it does not.
+const EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
+
+/// The health service, and the pen that writes what it says.
+pub fn service() -> (HealthReporter, HealthServer<impl Health>) {
+    tonic_health::server::health_reporter()
+}
+
+/// Reports until `draining` turns true, and from then on that we serve no more.
+pub async fn watch(upstream: Arc<Upstream>, reporter: HealthReporter, mut draining: watch::Receiver<bool>) {
+    let mut known = None;
+    report(&reporter, ServingStatus::NotServing).await;
+    loop {
+        let ready = is_ready(&upstream).await;
+        if known != Some(ready) {
+            tracing::info!(ready, "model server readiness");
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            report(&reporter, status).await;
+            known = Some(ready);
+        }
+        let pause = if ready { EVERY.0 } else { EVERY.1 };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = draining.wait_for(|draining| *draining) => break,
+        }
+    }
+    report(&reporter, ServingStatus::NotServing).await;
+}
+
+async fn is_ready(upstream: &Upstream) -> bool {
+    let question = upstream.ask::<_, pb::ServerReadyResponse>(
+        "/inference.GRPCInferenceService/ServerReady",
+        &pb::ServerReadyRequest {},
+        Duration::from_secs(2),
+    );
+    matches!(question.await, Ok(Ok(answer)) if answer.ready)
+}
+
+/// The empty name is the server as a whole.
+async fn report(reporter: &HealthReporter, status: ServingStatus) {
+    for service in ["", INFERENCE] {
+        reporter.set_service_status(service, status).await;
+    }
+}

@@ -1,0 +1,207 @@
+//! The journey: sockets and gRPC. `serve` binds nothing and decides nothing; it puts the pieces in call order.
+//!
+//! ```text
+//! listen.rs       a connection comes in: TCP or UNIX, TLS or plain
+//! tls.rs          files into TLS configurations, certificates into names
+//! connection.rs   one connection's calls, each to the place that its path names
+//! route.rs        which call is this
+//! health.rs       grpc.health.v1, in the model server's name
+//! passthrough.rs  a call that is let through: bytes on and bytes back
+//! predict.rs      ★ a call that is judged, from first to last
+//! models.rs       what is known of the model that it asks
+//! frame.rs        its message, read within bounds
+//! quota.rs        and within budgets
+//! forward.rs      the request that goes on to the model server
+//! upstream.rs     the model server: connections that keep themselves up
+//! template.rs     what a reply looks like around its message
+//! body.rs         bodies that keep frames and trailers as they are
+//! status.rs       errors into statuses
+//! ```
+
+mod listen;
+mod tls;
+mod connection;
+mod route;
+mod health;
+mod passthrough;
+mod predict;
+mod models;
+mod frame;
+mod quota;
+mod forward;
+mod upstream;
+mod template;
+mod body;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+pub use connection::serve_local;
+pub use listen::Listener;
+pub use tls::TlsError;
+
+use crate::config::Config;
+use crate::session::{CallerRules, Callers, Embedded, Stats, Store};
+use crate::telemetry::Tally;
+use crate::timing::{Latencies, Pacer};
+use connection::Connection;
+use models::Models;
+use predict::Predictor;
+use quota::Quota;
+use route::Routes;
+use template::Template;
+use upstream::{Connector, Upstream};
+
+/// A sidecar that is put together but not yet serving.
+pub struct Sidecar {
+    predictor: Arc<Predictor<Embedded>>,
+    routes: Arc<Routes>,
+    listener: Listener,
+}
+
+/// Why a sidecar cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A TLS file is missing or does not fit.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// No random numbers, so no keys.
+    #[error("no random numbers: {0}")]
+    Random(String),
+}
+
+impl Sidecar {
+    /// Binds `config.listen` and begins to connect to the upstream, which need not be there yet.
+    pub async fn bind(config: Config, pacer: Arc<dyn Pacer>) -> Result<Self, StartError> {
+        let tls = config.tls.as_ref().map(tls::server).transpose()?.map(Arc::new);
+        let connector = Connector::new(&config.upstream, &config.upstream_tls)?;
+        let listener = Listener::bind(&config.listen, Arc::new(ArcSwapOption::new(tls)))
+            .await
+            .map_err(|source| StartError::Listen { address: format!("{:?}", config.listen), source })?;
+        let rules = CallerRules {
+            trusted_peers: config.caller.trusted_peers.clone(),
+            by_metadata: config.caller.metadata.is_some(),
+            by_authorization: config.caller.authorization_verified,
+            require: config.caller.require,
+            listening_locally: listener.is_local(),
+        };
+        let config = Arc::new(config);
+        let limits = &config.limits;
+        let upstream = Arc::new(Upstream::open(connector));
+        let predictor = Predictor {
+            models: Arc::new(Models::new(Arc::clone(&upstream), Arc::clone(&config), secret()?)),
+            upstream,
+            callers: Callers::new(rules, secret()?),
+            store: Arc::new(Embedded::new(config.store.clone())),
+            latencies: Latencies::new(),
+            pacer,
+            bytes: Quota::new(limits.bytes_in_flight, limits.bytes_in_flight_per_caller),
+            held: Quota::new(limits.held, limits.held_per_caller),
+            shadows: Quota::new(limits.shadows, limits.shadows_per_caller),
+            template: Template::default(),
+            key: secret()?,
+            tally: Arc::default(),
+            config: Arc::clone(&config),
+        };
+        let routes = Arc::new(Routes::new(config.rpc_allow.iter().cloned()));
+        Ok(Self { predictor: Arc::new(predictor), routes, listener })
+    }
+
+    /// Where it listens, as settings write it.
+    pub fn address(&self) -> String {
+        self.listener.address()
+    }
+
+    /// What it counts; readable while it serves.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.predictor.tally)
+    }
+
+    /// What its store holds at the moment.
+    pub fn store(&self) -> impl Fn() -> Stats + Send + Sync + 'static {
+        let store = Arc::clone(&self.predictor.store);
+        move || store.stats()
+    }
+
+    /// Serves until `stop` turns true, then lets calls in flight end within `limits.drain`.
+    ///
+    /// True where every connection ended by itself; the others are cut.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>) -> bool {
+        let Self { predictor, routes, listener } = self;
+        let limits = predictor.config.limits.clone();
+        let (reporter, health) = health::service();
+        let mut helpers = JoinSet::new();
+        helpers.spawn(health::watch(Arc::clone(&predictor.upstream), reporter, stop.clone()));
+        helpers.spawn(Arc::clone(&predictor.models).keep_fresh());
+
+        let mut connections = JoinSet::new();
+        let places = Arc::new(Semaphore::new(limits.connections));
+        loop {
+            let arrival = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                // Finished connections are let go of as others come.
+                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+                arrival = listener.accept() => arrival,
+            };
+            let arrival = match arrival {
+                Ok(arrival) => arrival,
+                Err(error) => {
+                    // No descriptors left, or a peer that went away while it queued: never the end of the listener.
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::warn!(connections = limits.connections, "connection refused: limits.connections is reached");
+                continue;
+            };
+            let (predictor, routes, health, stop) =
+                (Arc::clone(&predictor), Arc::clone(&routes), health.clone(), stop.clone());
+            connections.spawn(async move {
+                let _place = place;
+                match arrival.greet().await {
+                    Ok((stream, peer)) => Connection::new(predictor, routes, health, peer).serve(stream, stop).await,
+                    Err(error) => tracing::debug!(%error, "handshake failed"),
+                }
+            });
+        }
+        drop(listener);
+        let drained = tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
+        let drained = drained.await.is_ok();
+        if !drained {
+            tracing::warn!(open = connections.len(), "connections were still open at the end of limits.drain");
+        }
+        connections.shutdown().await;
+        helpers.shutdown().await;
+        drained
+    }
+}
+
+/// A key for this process alone.
+fn secret() -> Result<[u8; 32], StartError> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| StartError::Random(error.to_string()))?;
+    Ok(key)
+}
+
+/// What is wrong with the TLS files that `config` names, one sentence each.
+pub fn check_tls(config: &Config) -> Vec<String> {
+    let server = config.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|error| format!("tls: {error}"));
+    let upstream = Connector::new(&config.upstream, &config.upstream_tls).err();
+    server.into_iter().chain(upstream.map(|error| format!("upstream_tls: {error}"))).collect()
+}

@@ -1,0 +1,274 @@
+//! What is known of each model: its signature from the upstream, its settings, and which forms of request it accepts.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::upstream::{Upstream, UpstreamError};
+use crate::config::{Config, Mode, ModelSettings};
+use crate::judgment::Judge;
+use crate::protocol::pb;
+use crate::protocol::signature::Signature;
+use crate::protocol::tensor::{Datatype, Range, Reading};
+
+/// How often every known model is asked for again, so that a reload is noticed by a session of pure replays too.
+const REFRESH: Duration = Duration::from_secs(2);
+
+/// Time for one question about a model.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Models remembered; a server with more is asked again for those that do not fit.
+const MOST_MODELS: usize = 1024;
+
+/// Forms of request remembered per model.
+const MOST_FORMS: usize = 1024;
+
+/// Pictures whose values are looked at before a float model's value range is settled.
+const PICTURES_TO_SETTLE: u32 = 16;
+
+/// One model and everything that decides how its calls are treated.
+pub struct Model {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whose likenesses it shares.
+    pub group: Arc<str>,
+    /// Its settings.
+    pub settings: ModelSettings,
+    /// Its signature.
+    pub signature: Signature,
+    /// The judge of its pictures.
+    pub judge: Arc<Judge>,
+    /// What is done about its calls, after what it is has been taken into account.
+    pub treatment: Treatment,
+    learned: Arc<Learned>,
+}
+
+/// What is done about a model's calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// Near-copies are answered from memory.
+    Enforce,
+    /// Everything is forwarded, judged and told.
+    Observe,
+    /// Nothing is read: by setting, or because the model takes no picture.
+    Pass,
+}
+
+/// What calls taught us; survives a change of signature.
+#[derive(Default)]
+struct Learned {
+    forms: Mutex<Forms>,
+    range: Mutex<RangeVotes>,
+}
+
+#[derive(Default)]
+struct Forms {
+    known: HashSet<[u8; 16]>,
+    order: VecDeque<[u8; 16]>,
+}
+
+#[derive(Default)]
+struct RangeVotes {
+    settled: Option<Range>,
+    pictures: u32,
+    least: f32,
+    most: f32,
+}
+
+/// Why a model is not known.
+#[derive(Debug)]
+pub enum Unknown {
+    /// The upstream says so.
+    Refused,
+    /// The upstream cannot be asked.
+    Upstream(UpstreamError),
+}
+
+/// All models that were asked for.
+pub struct Models {
+    upstream: Arc<Upstream>,
+    config: Arc<Config>,
+    key: [u8; 32],
+    known: Mutex<HashMap<String, Arc<Model>>>,
+}
+
+impl Models {
+    /// No model is known yet; `key` keys the digests of their pictures.
+    pub fn new(upstream: Arc<Upstream>, config: Arc<Config>, key: [u8; 32]) -> Self {
+        Self { upstream, config, key, known: Mutex::default() }
+    }
+
+    /// The model called `name`; the upstream is asked the first time.
+    pub async fn of(&self, name: &str) -> Result<Arc<Model>, Unknown> {
+        let known = self.lock().get(name).cloned();
+        match known {
+            Some(model) => Ok(model),
+            None => self.learn(name).await,
+        }
+    }
+
+    /// Asks for every known model again, for ever.
+    pub async fn keep_fresh(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REFRESH).await;
+            let names: Vec<String> = self.lock().keys().cloned().collect();
+            for name in names {
+                if let Err(Unknown::Refused) = self.learn(&name).await {
+                    tracing::info!(model = name, "the model server no longer has this model");
+                    self.lock().remove(&name);
+                }
+            }
+        }
+    }
+
+    /// Asks for one model again, at once: a reply came from a version that was not expected.
+    pub async fn renew(&self, name: &str) {
+        let _ = self.learn(name).await;
+    }
+
+    async fn learn(&self, name: &str) -> Result<Arc<Model>, Unknown> {
+        let signature = self.signature(name).await?;
+        let mut known = self.lock();
+        if let Some(model) = known.get(name) {
+            if model.signature == signature {
+                return Ok(Arc::clone(model));
+            }
+            tracing::info!(model = name, versions = ?signature.versions, "the model changed");
+        }
+        let learned = known.get(name).map(|model| Arc::clone(&model.learned)).unwrap_or_default();
+        let model = Arc::new(Model::new(name, self.config.model(name).clone(), signature, self.key, learned));
+        if known.len() < MOST_MODELS || known.contains_key(name) {
+            model.introduce();
+            known.insert(name.to_owned(), Arc::clone(&model));
+        }
+        Ok(model)
+    }
+
+    async fn signature(&self, name: &str) -> Result<Signature, Unknown> {
+        let question = pb::ModelMetadataRequest { name: name.to_owned(), version: String::new() };
+        let metadata: pb::ModelMetadataResponse =
+            self.ask("/inference.GRPCInferenceService/ModelMetadata", &question).await?.ok_or(Unknown::Refused)?;
+        let question = pb::ModelConfigRequest { name: name.to_owned(), version: String::new() };
+        let config: Option<pb::ModelConfigResponse> =
+            self.ask("/inference.GRPCInferenceService/ModelConfig", &question).await?;
+        Ok(match config.and_then(|response| response.config) {
+            Some(config) => Signature::from_config(&config, metadata.versions),
+            None => Signature::from_metadata(&metadata),
+        })
+    }
+
+    /// An answer; none where the upstream has no such method or model.
+    async fn ask<Q: prost::Message, A: prost::Message + Default>(
+        &self,
+        path: &'static str,
+        question: &Q,
+    ) -> Result<Option<A>, Unknown> {
+        match self.upstream.ask(path, question, WITHIN).await {
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(status)) => match status.code() {
+                // What a server says for a model or a method that it does not have differs from server to server; what
+                // it says when it cannot answer now does not.
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                    Err(Unknown::Upstream(UpstreamError::Down(status.message().into())))
+                }
+                _ => Ok(None),
+            },
+            Err(error) => Err(Unknown::Upstream(error)),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Model>>> {
+        // Held for one map access; the upstream is asked outside of it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Model {
+    fn new(name: &str, settings: ModelSettings, signature: Signature, key: [u8; 32], learned: Arc<Learned>) -> Self {
+        let has_image = signature.image_input(settings.image_input.as_deref()).is_some();
+        let treatment = match settings.mode {
+            Mode::Off => Treatment::Pass,
+            _ if !has_image => Treatment::Pass,
+            Mode::Enforce if !signature.stateful && !signature.decoupled => Treatment::Enforce,
+            Mode::Enforce | Mode::Observe => Treatment::Observe,
+        };
+        Self {
+            name: name.into(),
+            group: settings.group.as_deref().unwrap_or(name).into(),
+            judge: Arc::new(Judge::new(settings.rules.clone(), key)),
+            settings,
+            signature,
+            treatment,
+            learned,
+        }
+    }
+
+    /// Says once what the operator should know of a model that is not protected as the settings ask.
+    fn introduce(&self) {
+        let (model, treatment) = (&*self.name, self.treatment);
+        match (self.settings.mode, treatment) {
+            (Mode::Enforce | Mode::Observe, Treatment::Pass) => {
+                tracing::warn!(model, "no image input found: calls are passed through unjudged; name one with image_input");
+            }
+            (Mode::Enforce, Treatment::Observe) => {
+                tracing::warn!(model, "a stateful or decoupled model is only observed");
+            }
+            _ => tracing::info!(model, ?treatment, versions = ?self.signature.versions, "model known"),
+        }
+    }
+
+    /// How its pictures are read: the settings, then the signature, then what calls taught.
+    pub fn reading(&self) -> Reading {
+        let input = self.signature.image_input(self.settings.image_input.as_deref());
+        let of_settings = self.settings.reading;
+        let by_signature = input.and_then(|input| {
+            input.layout.or_else(|| crate::protocol::tensor::Layout::guess(&input.dims))
+        });
+        let is_float = input.is_some_and(|input| {
+            matches!(input.datatype, Some(Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64))
+        });
+        let range = of_settings.range.or_else(|| if is_float { self.votes().settled } else { Some(Range::LEVELS) });
+        Reading { layout: of_settings.layout.or(by_signature), range, ..of_settings }
+    }
+
+    /// Takes note of a picture whose values span `least` to `most`; the range is settled after enough of them, for good.
+    pub fn note_span(&self, least: f32, most: f32) {
+        let mut votes = self.votes();
+        votes.least = votes.least.min(least);
+        votes.most = votes.most.max(most);
+        votes.pictures += 1;
+        if votes.settled.is_none() && votes.pictures >= PICTURES_TO_SETTLE {
+            let (name, range) = Range::guess(votes.least, votes.most);
+            tracing::warn!(model = &*self.name, range = name, "value range settled from the first pictures; set `range` to be sure");
+            votes.settled = Some(range);
+        }
+    }
+
+    /// Whether a request of this form was answered before.
+    pub fn has_accepted(&self, form: &[u8; 16]) -> bool {
+        self.forms().known.contains(form)
+    }
+
+    /// Remembers that a request of this form was answered.
+    pub fn accepted(&self, form: [u8; 16]) {
+        let mut forms = self.forms();
+        if forms.known.insert(form) {
+            forms.order.push_back(form);
+            if forms.order.len() > MOST_FORMS {
+                if let Some(oldest) = forms.order.pop_front() {
+                    forms.known.remove(&oldest);
+                }
+            }
+        }
+    }
+
+    fn forms(&self) -> std::sync::MutexGuard<'_, Forms> {
+        self.learned.forms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn votes(&self) -> std::sync::MutexGuard<'_, RangeVotes> {
+        self.learned.range.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

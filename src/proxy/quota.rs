@@ -1,0 +1,90 @@
+//! How much of a scarce thing may be in use at once, in all and by one caller: bytes in flight, held calls, shadows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A count that is taken from and given back; no caller can take more than its share.
+#[derive(Clone)]
+pub struct Quota {
+    used: Arc<Mutex<Used>>,
+    total: usize,
+    share: usize,
+}
+
+#[derive(Default)]
+struct Used {
+    total: usize,
+    by_caller: HashMap<[u8; 16], usize>,
+}
+
+/// What was taken; given back when dropped.
+pub struct Permit {
+    used: Arc<Mutex<Used>>,
+    caller: [u8; 16],
+    amount: usize,
+}
+
+impl Quota {
+    /// A quota of `total` units, of which one caller may hold `share` at once.
+    pub fn new(total: usize, share: usize) -> Self {
+        Self { used: Arc::default(), total, share: share.min(total) }
+    }
+
+    /// Takes `amount` units for `caller`, or nothing where that would burst the total or the caller's share.
+    pub fn take(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
+        // A plain lock: held for one map access, never across an await.
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if amount > self.total - used.total {
+            return None;
+        }
+        let of_caller = used.by_caller.get(&caller).copied().unwrap_or(0);
+        if amount > self.share - of_caller {
+            return None;
+        }
+        used.total += amount;
+        used.by_caller.insert(caller, of_caller + amount);
+        Some(Permit { used: Arc::clone(&self.used), caller, amount })
+    }
+
+    /// Units in use, for the operator.
+    pub fn in_use(&self) -> usize {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).total
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.total -= self.amount;
+        if let Some(of_caller) = used.by_caller.get_mut(&self.caller) {
+            *of_caller -= self.amount;
+            if *of_caller == 0 {
+                used.by_caller.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANNE: [u8; 16] = [1; 16];
+    const BERT: [u8; 16] = [2; 16];
+
+    #[test]
+    fn a_caller_takes_its_share_and_no_more_and_gives_it_back() {
+        let quota = Quota::new(10, 6);
+        let six = quota.take(ANNE, 6).unwrap();
+        assert!(quota.take(ANNE, 1).is_none());
+        let four = quota.take(BERT, 4).unwrap();
+        assert!(quota.take(BERT, 1).is_none(), "the total is used up");
+        drop(six);
+        assert_eq!(quota.in_use(), 4);
+        assert!(quota.take(BERT, 3).is_none(), "the share is used up");
+        assert!(quota.take(BERT, 2).is_some());
+        drop(four);
+        assert_eq!(quota.in_use(), 0);
+        assert!(quota.used.lock().unwrap().by_caller.is_empty(), "nothing is kept of a caller that holds nothing");
+    }
+}

@@ -1,0 +1,115 @@
+//! The one place where an error becomes a gRPC status, a metric label and a side to blame.
+
+use http::Response;
+use tonic::{Code, Status};
+
+use super::body::{self, Body};
+use super::frame::{FrameError, InflateError};
+use super::upstream::UpstreamError;
+use crate::protocol::answer::AnswerError;
+use crate::protocol::triton::Refusal;
+use crate::session::CallerError;
+
+/// Everything that ends a call without a reply of the model server's.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// A known method that is closed.
+    #[error("{0} is closed")]
+    Closed(String),
+    /// A method that nobody here knows.
+    #[error("unknown method")]
+    Unknown,
+    /// Nobody to remember by.
+    #[error(transparent)]
+    Caller(#[from] CallerError),
+    /// No message.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A message in an encoding that we do not open.
+    #[error("the message is in an encoding that is not supported")]
+    Encoding,
+    /// A message that does not open.
+    #[error(transparent)]
+    Inflate(#[from] InflateError),
+    /// A request that is not judged.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many near-copies: the session is suspected.
+    #[error("too many requests")]
+    Suspected,
+    /// A replay that cannot be given now, and must not be replaced by a fresh answer.
+    #[error("too many requests")]
+    Overloaded,
+    /// The caller's deadline passed.
+    #[error("Deadline Exceeded")]
+    Deadline,
+    /// No upstream.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// Answers that do not make a reply.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+/// Who is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The caller's request.
+    Caller,
+    /// The model server.
+    Upstream,
+    /// We.
+    Ours,
+}
+
+impl CallError {
+    /// Status code, label for logs and metrics, side.
+    pub fn outcome(&self) -> (Code, &'static str, Side) {
+        match self {
+            Self::Closed(_) => (Code::PermissionDenied, "closed_method", Side::Caller),
+            Self::Unknown => (Code::Unimplemented, "unknown_method", Side::Caller),
+            Self::Caller(CallerError::Twice) => (Code::InvalidArgument, "identity_twice", Side::Caller),
+            Self::Caller(CallerError::Required) => (Code::Unauthenticated, "identity_required", Side::Caller),
+            Self::Frame(FrameError::TooLarge { .. }) => (Code::ResourceExhausted, "message_too_large", Side::Caller),
+            Self::Frame(FrameError::NoBudget) => (Code::ResourceExhausted, "byte_budget", Side::Ours),
+            Self::Frame(FrameError::Slow(_)) => (Code::DeadlineExceeded, "slow_request", Side::Caller),
+            Self::Frame(FrameError::Broken(_)) => (Code::Cancelled, "broken_request", Side::Caller),
+            Self::Frame(
+                FrameError::Nothing(_) | FrameError::Truncated { .. } | FrameError::More | FrameError::Flag(_),
+            ) => (Code::Internal, "malformed_frame", Side::Caller),
+            Self::Encoding => (Code::Unimplemented, "unknown_encoding", Side::Caller),
+            Self::Inflate(InflateError::TooLarge(_)) => (Code::ResourceExhausted, "message_too_large", Side::Caller),
+            Self::Inflate(_) => (Code::Internal, "malformed_compression", Side::Caller),
+            Self::Refused(Refusal::Malformed(_)) => (Code::InvalidArgument, "malformed", Side::Caller),
+            Self::Refused(Refusal::Dangerous(_)) => (Code::InvalidArgument, "dangerous_shape", Side::Caller),
+            Self::Refused(Refusal::SharedMemory(_)) => (Code::NotFound, "shared_memory", Side::Caller),
+            Self::Refused(Refusal::Unreadable { .. }) => (Code::InvalidArgument, "unreadable", Side::Caller),
+            Self::Suspected => (Code::ResourceExhausted, "suspected", Side::Caller),
+            Self::Overloaded => (Code::ResourceExhausted, "overloaded", Side::Ours),
+            Self::Deadline => (Code::DeadlineExceeded, "deadline", Side::Caller),
+            Self::Upstream(UpstreamError::Down(_)) => (Code::Unavailable, "upstream_down", Side::Upstream),
+            Self::Upstream(UpstreamError::Broken(_)) => (Code::Unavailable, "upstream_broken", Side::Upstream),
+            Self::Upstream(UpstreamError::Reply(_)) => (Code::Internal, "upstream_reply", Side::Upstream),
+            Self::Answer(_) => (Code::Internal, "unassembled", Side::Ours),
+        }
+    }
+
+    /// What the caller is told; like the model server's own errors it is all trailers.
+    pub fn into_response(self) -> Response<Body> {
+        let (code, label, side) = self.outcome();
+        tracing::debug!(error = %self, label, ?side, "call refused");
+        let message = match self {
+            // The server says nothing about methods that it does not know.
+            Self::Unknown => String::new(),
+            other => other.to_string(),
+        };
+        Status::new(code, message).into_http::<tonic::body::Body>().map(|_| body::empty())
+    }
+
+    /// The encodings that we open, for a caller that used another.
+    pub fn accept_encoding(response: &mut Response<Body>) {
+        response
+            .headers_mut()
+            .insert("grpc-accept-encoding", http::HeaderValue::from_static("identity, deflate, gzip"));
+    }
+}

@@ -1,0 +1,391 @@
+//! The model server behind us: connections that keep themselves up, and one call over them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::body::{self, Body, BoxError};
+use super::frame;
+use super::listen::BoxedStream;
+use super::tls::{self, TlsError};
+use crate::config::{UpstreamAddress, UpstreamTls};
+
+/// Connections shared by all inspected calls.
+const SHARED_LANES: usize = 2;
+
+/// One attempt to connect may take this long, and a call waits this long at most for the first.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The pause before connecting again: doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Flow-control windows in bytes, of a stream and of a connection.
+///
+/// h2 gives a connection half its window as a budget for small DATA frames that wait to be read, and ends the connection,
+/// with every call on it, when that is spent. A stalled stream of 17-byte messages needs 28 times its own window, so the
+/// connection's is 64 times the stream's. It is a promise to the peer, not an allocation.
+const WINDOWS: (u32, u32) = (1 << 20, 64 << 20);
+
+/// The largest DATA frame that the upstream may send us, in bytes.
+const FRAME: u32 = 1 << 20;
+
+/// What one connection buffers of bytes not yet sent, per stream.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// Why a call did not reach the upstream, or broke on the way.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection can be had.
+    #[error("failed to connect to the model server: {0}")]
+    Down(Arc<str>),
+    /// The connection broke after the call was sent.
+    #[error("the connection to the model server broke: {0}")]
+    Broken(Arc<str>),
+    /// The reply is not one that gRPC allows.
+    #[error("the model server's reply cannot be read: {0}")]
+    Reply(Arc<str>),
+}
+
+/// How to reach the upstream.
+pub struct Connector {
+    route: Way,
+    scheme: Scheme,
+    authority: Authority,
+}
+
+enum Way {
+    Tcp(String),
+    Unix(PathBuf),
+    Tls(String, Box<(TlsConnector, ServerName<'static>)>),
+}
+
+/// A connection to the upstream that is made again whenever it ends.
+pub struct Lane {
+    state: watch::Receiver<State>,
+    connector: Arc<Connector>,
+    keeper: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    Connecting,
+    Ready(SendRequest<Body>),
+    Down(Arc<str>),
+}
+
+/// The shared lanes, and the means to open one for a single downstream connection.
+pub struct Upstream {
+    connector: Arc<Connector>,
+    lanes: Vec<Lane>,
+    next: AtomicUsize,
+}
+
+impl Connector {
+    /// A connector to `address`; `tls` applies to `https://` alone.
+    pub fn new(address: &UpstreamAddress, tls: &UpstreamTls) -> Result<Self, TlsError> {
+        let local = || Authority::from_static("localhost");
+        Ok(match address {
+            UpstreamAddress::Http(authority) => Self {
+                route: Way::Tcp(with_port(authority, 80)),
+                scheme: Scheme::HTTP,
+                authority: authority.clone(),
+            },
+            UpstreamAddress::Unix(path) => {
+                Self { route: Way::Unix(path.clone()), scheme: Scheme::HTTP, authority: local() }
+            }
+            UpstreamAddress::Https(authority, name) => {
+                let connector = TlsConnector::from(Arc::new(tls::client(tls)?));
+                let name = tls.server_name.clone().unwrap_or_else(|| name.clone());
+                Self {
+                    route: Way::Tls(with_port(authority, 443), Box::new((connector, name))),
+                    scheme: Scheme::HTTPS,
+                    authority: authority.clone(),
+                }
+            }
+        })
+    }
+
+    async fn connect(&self) -> io::Result<BoxedStream> {
+        Ok(match &self.route {
+            Way::Tcp(address) => Box::pin(dial(address).await?),
+            Way::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+            Way::Tls(address, tls) => {
+                let stream = dial(address).await?;
+                Box::pin(tls.0.connect(tls.1.clone(), stream).await?)
+            }
+        })
+    }
+
+    async fn handshake(
+        &self,
+    ) -> Result<(SendRequest<Body>, http2::Connection<TokioIo<BoxedStream>, Body, TokioExecutor>), BoxError>
+    {
+        let stream = self.connect().await?;
+        Ok(http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .max_frame_size(FRAME)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(64 << 10)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .handshake(TokioIo::new(stream))
+            .await?)
+    }
+
+    /// The target of a call: the caller's authority where it gave one, so that the upstream sees what it would have seen.
+    fn target(&self, authority: Option<Authority>, path: PathAndQuery) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(authority.unwrap_or_else(|| self.authority.clone()));
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).expect("scheme, authority and path are all there")
+    }
+}
+
+fn with_port(authority: &Authority, port: u16) -> String {
+    if authority.port().is_some() { authority.to_string() } else { format!("{authority}:{port}") }
+}
+
+async fn dial(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+impl Lane {
+    /// Opens a lane; it connects in the background and ends when dropped.
+    pub fn open(connector: Arc<Connector>) -> Self {
+        let (publish, state) = watch::channel(State::Connecting);
+        let keeper = tokio::spawn(keep_up(Arc::clone(&connector), publish));
+        Self { state, connector, keeper }
+    }
+
+    /// Sends `request`, whose URI is replaced by the upstream's, and returns the reply's head with its body to come.
+    ///
+    /// A request that was certainly never sent (the connection closed under it) is sent once more; nothing else is retried.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+        let (mut parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.uri = self.connector.target(parts.uri.authority().cloned(), path);
+        parts.version = http::Version::HTTP_2;
+        let mut request = Request::from_parts(parts, body);
+        for last in [false, true] {
+            let mut sender = self.sender().await?;
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if !last => {
+                        request = unsent;
+                        self.renewed().await;
+                    }
+                    _ => return Err(UpstreamError::Broken(error.into_error().to_string().into())),
+                },
+            }
+        }
+        Err(UpstreamError::Down("every connection closed before the call was sent".into()))
+    }
+
+    /// The connection's sender, waited for while the first attempt to connect is under way.
+    async fn sender(&self) -> Result<SendRequest<Body>, UpstreamError> {
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+        match tokio::time::timeout(CONNECT, settled).await {
+            Ok(Ok(state)) => match &*state {
+                State::Ready(sender) => Ok(sender.clone()),
+                State::Down(why) => Err(UpstreamError::Down(Arc::clone(why))),
+                State::Connecting => Err(UpstreamError::Down("still connecting".into())),
+            },
+            Ok(Err(_)) => Err(UpstreamError::Down("shutting down".into())),
+            Err(_) => Err(UpstreamError::Down("connecting takes too long".into())),
+        }
+    }
+
+    /// Waits until the connection is another than the one that just refused a call.
+    async fn renewed(&self) {
+        let mut state = self.state.clone();
+        let changed = state.wait_for(|state| match state {
+            State::Ready(sender) => !sender.is_closed(),
+            _ => true,
+        });
+        let _ = tokio::time::timeout(CONNECT, changed).await;
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Connects, tells `publish`, and begins again when the connection has ended.
+async fn keep_up(connector: Arc<Connector>, publish: watch::Sender<State>) {
+    let mut pause = BACKOFF.0;
+    loop {
+        match tokio::time::timeout(CONNECT, connector.handshake()).await {
+            Ok(Ok((sender, connection))) => {
+                pause = BACKOFF.0;
+                publish.send_replace(State::Ready(sender));
+                let ended = connection.await;
+                tracing::debug!(?ended, "connection to the model server ended");
+                publish.send_replace(State::Connecting);
+            }
+            Ok(Err(error)) => down(&publish, &error.to_string()),
+            Err(_) => down(&publish, "connecting timed out"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+fn down(publish: &watch::Sender<State>, why: &str) {
+    if !matches!(&*publish.borrow(), State::Down(known) if **known == *why) {
+        tracing::warn!(why, "the model server cannot be reached");
+    }
+    publish.send_replace(State::Down(why.into()));
+}
+
+/// A reply read whole: its headers, its one message where it has one, its trailers.
+pub struct Reply {
+    /// Response headers.
+    pub headers: HeaderMap,
+    /// The message with its prefix; none in a reply that is all trailers.
+    pub frame: Option<frame::Frame>,
+    /// Trailers, `grpc-status` among them unless the reply was trailers only.
+    pub trailers: HeaderMap,
+    /// The HTTP status.
+    pub status: http::StatusCode,
+}
+
+impl Reply {
+    /// Whether the model server answered with OK and one message.
+    pub fn is_ok(&self) -> bool {
+        self.status == http::StatusCode::OK
+            && self.frame.is_some()
+            && self.trailers.get("grpc-status").is_some_and(|status| status == "0")
+    }
+
+    /// The same reply with its message uncompressed, so that forwarded and replayed replies are written alike.
+    pub fn plain(mut self, limit: usize) -> Result<Self, UpstreamError> {
+        let encoding = frame::Encoding::of(&self.headers);
+        self.headers.remove("grpc-encoding");
+        if let Some(frame) = self.frame.take() {
+            let unreadable = |why: String| UpstreamError::Reply(why.into());
+            let encoding = encoding.ok_or_else(|| unreadable("unknown grpc-encoding".into()))?;
+            let bytes = if frame.bytes[0] == 0 {
+                frame.bytes
+            } else {
+                frame::wrap(&frame.payload(encoding, limit).map_err(|error| unreadable(error.to_string()))?)
+            };
+            self.frame = Some(frame::Frame::plain(bytes));
+        }
+        Ok(self)
+    }
+
+    /// The message without its prefix, of a plain reply; empty where there is none.
+    pub fn payload(&self) -> Bytes {
+        self.frame.as_ref().map(|frame| frame.bytes.slice(frame::PREFIX..)).unwrap_or_default()
+    }
+
+    /// The reply as it goes on to the caller.
+    pub fn into_response(self) -> Response<Body> {
+        let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
+        let body = match (self.frame, trailers) {
+            (Some(frame), trailers) => body::message(frame.bytes, trailers),
+            (None, Some(trailers)) => body::trailers(trailers),
+            (None, None) => body::empty(),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+impl Upstream {
+    /// Opens the shared lanes; the model server need not be there yet.
+    pub fn open(connector: Connector) -> Self {
+        let connector = Arc::new(connector);
+        let lanes = (0..SHARED_LANES).map(|_| Lane::open(Arc::clone(&connector))).collect();
+        Self { connector, lanes, next: AtomicUsize::new(0) }
+    }
+
+    /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
+    pub fn own_lane(&self) -> Lane {
+        Lane::open(Arc::clone(&self.connector))
+    }
+
+    /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
+    pub async fn call(&self, request: Request<Body>, limit: usize) -> Result<Reply, UpstreamError> {
+        let (head, mut body) = self.lane().send(request).await?.into_parts();
+        if hyper::body::Body::is_end_stream(&body) {
+            let trailers = HeaderMap::new();
+            return Ok(Reply { headers: head.headers, frame: None, trailers, status: head.status });
+        }
+        match frame::read_reply(&mut body, limit).await {
+            Ok(mut frame) => {
+                let trailers = frame.trailers.take().unwrap_or_default();
+                Ok(Reply { headers: head.headers, frame: Some(frame), trailers, status: head.status })
+            }
+            Err(frame::FrameError::Nothing(trailers)) => {
+                Ok(Reply { headers: head.headers, frame: None, trailers, status: head.status })
+            }
+            Err(frame::FrameError::Broken(error)) => Err(UpstreamError::Broken(error.to_string().into())),
+            Err(error) => Err(UpstreamError::Reply(error.to_string().into())),
+        }
+    }
+
+    /// One call over a shared lane, its reply relayed as it comes.
+    pub async fn relay(&self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+        Ok(self.lane().send(request).await?.map(body::relay))
+    }
+
+    fn lane(&self) -> &Lane {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        &self.lanes[turn % self.lanes.len()]
+    }
+
+    /// A unary call of our own, not made for any caller.
+    pub async fn ask<Q: prost::Message, A: prost::Message + Default>(
+        &self,
+        path: &'static str,
+        question: &Q,
+        within: Duration,
+    ) -> Result<Result<A, tonic::Status>, UpstreamError> {
+        let request = Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(body::message(frame::encode(question), None))
+            .expect("a static path and static headers make a request");
+        let call = self.call(request, 16 << 20);
+        let reply = tokio::time::timeout(within, call)
+            .await
+            .map_err(|_| UpstreamError::Broken("no answer in time".into()))??;
+        if !reply.is_ok() {
+            let headers = if reply.trailers.is_empty() { &reply.headers } else { &reply.trailers };
+            let status = tonic::Status::from_header_map(headers)
+                .unwrap_or_else(|| tonic::Status::unknown("the reply has no grpc-status"));
+            return Ok(Err(status));
+        }
+        let frame = reply.frame.expect("an OK reply has a message");
+        let payload = frame
+            .payload(frame::Encoding::of(&reply.headers).unwrap_or(frame::Encoding::Identity), 16 << 20)
+            .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
+        A::decode(payload).map(Ok).map_err(|error| UpstreamError::Reply(error.to_string().into()))
+    }
+}
