@@ -72,6 +72,8 @@ pub struct CallerSettings {
     pub metadata: Option<HeaderName>,
     /// Peers that set `metadata` themselves and let nobody else set it: an ingress, a mesh proxy.
     pub trusted_peers: Vec<IpNet>,
+    /// The same, by the name in the peer's client certificate: `uri:`, `dns:` or `email:` and the name.
+    pub trusted_certificates: Vec<String>,
     /// Something in front verifies the `authorization` metadata, so that its digest names the caller.
     pub authorization_verified: bool,
     /// Refuse calls that no identity stronger than an address comes with.
@@ -329,12 +331,14 @@ fn caller(section: &mut Section<'_>) -> CallerSettings {
         name.parse().map_err(|_| section.mistake("metadata", format!("not a metadata key: {name:?}"))).ok()
     });
     let trusted_peers: Vec<IpNet> = section.value("trusted_peers", Vec::new());
-    if metadata.is_some() && trusted_peers.is_empty() {
+    let trusted_certificates: Vec<String> = section.value("trusted_certificates", Vec::new());
+    if metadata.is_some() && trusted_peers.is_empty() && trusted_certificates.is_empty() {
         section.mistake("trusted_peers", "metadata names a caller only when it comes from a trusted peer; name one");
     }
     CallerSettings {
         metadata,
         trusted_peers,
+        trusted_certificates,
         authorization_verified: section.value("authorization_verified", false),
         require: section.value("require", false),
     }

@@ -101,7 +101,7 @@ impl Signature {
     /// The version that a request for `asked` is served by, as far as is known: the newest where none is asked for.
     pub fn version_served(&self, asked: &str) -> String {
         if !asked.is_empty() {
-            return asked.parse::<u64>().map_or_else(|_| asked.to_owned(), |version| version.to_string());
+            return canonical_version(asked, &self.versions);
         }
         let newest = self.versions.iter().max_by_key(|version| version.parse::<u64>().unwrap_or(0));
         newest.cloned().unwrap_or_default()
@@ -129,6 +129,18 @@ impl TensorSpec {
         self.dims.len() == shape.len()
             && self.dims.iter().zip(shape).all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
     }
+}
+
+/// `asked` as the server writes it. Triton reads the number that a text begins with, so "01", " 1" and "1x" are all version 1;
+/// a server with versions of other names has them in its list.
+pub(super) fn canonical_version(asked: &str, versions: &[String]) -> String {
+    if versions.iter().any(|version| version == asked) {
+        return asked.to_owned();
+    }
+    let text = asked.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b');
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let digits = &text[..text.bytes().take_while(u8::is_ascii_digit).count()];
+    digits.parse::<i64>().map_or_else(|_| asked.to_owned(), |version| version.to_string())
 }
 
 fn spec(
@@ -183,7 +195,9 @@ mod tests {
     fn the_newest_version_serves_those_who_name_none() {
         let signature = config(16, &[32, 32, 3], &[10]);
         assert_eq!(signature.version_served(""), "10");
-        assert_eq!(signature.version_served("01"), "1");
+        for writing in ["1", "01", " 1", "+1", "1x", "1.0"] {
+            assert_eq!(signature.version_served(writing), "1", "{writing:?}");
+        }
         assert_eq!(signature.version_served("x"), "x");
     }
 

@@ -1,5 +1,7 @@
 //! One `ModelInfer` request: its rows, its form, and the request for some of its rows alone.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
@@ -32,6 +34,8 @@ pub enum Refusal {
         input: String,
         /// What is wrong with it.
         why: Unreadable,
+        /// Whether the model takes no such type or shape either.
+        is_foreign: bool,
     },
 }
 
@@ -71,16 +75,10 @@ impl Query {
         chosen: Option<&str>,
     ) -> Result<Self, Refusal> {
         let model = message.model_name.clone();
-        let regions = message.inputs.iter().flat_map(|input| &input.parameters);
-        let regions = regions.chain(message.outputs.iter().flat_map(|output| &output.parameters));
-        for (key, value) in regions {
-            if key.starts_with("shared_memory_") {
-                let region = match &value.parameter_choice {
-                    Some(pb::infer_parameter::ParameterChoice::StringParam(region)) => region.clone(),
-                    _ => String::new(),
-                };
-                return Err(Refusal::SharedMemory(region));
-            }
+        let parameters = message.inputs.iter().map(|input| (&input.name, &input.parameters));
+        let of_outputs = message.outputs.iter().map(|output| (&output.name, &output.parameters));
+        for (tensor, parameters) in parameters.chain(of_outputs) {
+            no_shared_memory(tensor, parameters)?;
         }
         let wanted = signature.image_input(chosen).map(|input| input.name.as_str()).unwrap_or_default();
         let Some(image) = message.inputs.iter().position(|input| input.name == wanted) else {
@@ -89,13 +87,14 @@ impl Query {
         if message.inputs.iter().filter(|input| input.name == wanted).count() > 1 {
             return Err(Refusal::Malformed(format!("input '{wanted}' already exists in request")));
         }
+        let id = if message.id.is_empty() { "<id_unknown>" } else { &message.id };
         let mut raw = message.raw_input_contents.iter();
         let mut inputs = Vec::with_capacity(message.inputs.len());
         let mut rows = None;
         for (at, input) in message.inputs.iter().enumerate() {
             let spec = signature.inputs.iter().find(|spec| spec.name == input.name);
             let batched = spec.is_some_and(|spec| spec.batched);
-            let shape = Shape::of(input, batched, signature.batching, &model)?;
+            let shape = Shape::of(input, batched, signature.batching, (&model, id))?;
             let datatype = Datatype::of_name(&input.datatype).ok_or_else(|| {
                 Refusal::Malformed(format!("inference input '{}' data-type is '<invalid>'", input.name))
             })?;
@@ -153,11 +152,20 @@ impl Query {
     }
 
     /// Row `row` as a picture.
-    pub fn image(&self, row: usize, reading: Reading) -> Result<Image<'_>, Refusal> {
+    pub fn image(&self, row: usize, reading: Reading, signature: &Signature) -> Result<Image<'_>, Refusal> {
         let image = &self.inputs[self.image].tensor;
-        image
-            .image(row, self.rows, reading)
-            .map_err(|why| Refusal::Unreadable { input: self.message.inputs[self.image].name.clone(), why })
+        image.image(row, self.rows, reading).map_err(|why| Refusal::Unreadable {
+            input: self.message.inputs[self.image].name.clone(),
+            why,
+            is_foreign: !self.is_native(self.image, signature),
+        })
+    }
+
+    /// Whether input `at` has a type and a shape that the model takes.
+    fn is_native(&self, at: usize, signature: &Signature) -> bool {
+        let (name, tensor) = (&self.message.inputs[at].name, &self.inputs[at].tensor);
+        let spec = signature.inputs.iter().find(|spec| spec.name == *name);
+        spec.is_some_and(|spec| spec.datatype == Some(tensor.datatype) && spec.takes(&tensor.dims))
     }
 
     /// Whether the request has inputs besides the picture.
@@ -203,9 +211,9 @@ impl Query {
         short(&hasher).max(1)
     }
 
-    /// Whether every output, named or not, is asked for as a plain tensor.
+    /// Whether every output, named or not, is asked for as a plain tensor. The server ignores parameters that it does not know.
     pub fn wants_plain_outputs(&self) -> bool {
-        self.message.outputs.iter().all(|output| output.parameters.is_empty())
+        self.message.outputs.iter().all(|output| !output.parameters.contains_key("classification"))
     }
 
     /// What the reply to this request must hold.
@@ -246,42 +254,41 @@ impl Query {
 
     /// Whether the signature alone shows that the model server accepts this form.
     ///
-    /// False is no refusal: the form may be fine and merely not provable, for want of a full configuration or because
-    /// other inputs' values may matter.
+    /// False is no refusal: the form may be fine and merely not provable, for want of a full configuration. What the values
+    /// of other inputs do is not in a signature.
     pub fn is_accepted_by(&self, signature: &Signature) -> bool {
-        let image = &self.message.inputs[self.image];
-        let spec = signature.inputs.iter().find(|spec| spec.name == image.name);
         let within = match signature.batching {
             Batching::UpTo(most) => self.rows <= most as usize,
             Batching::ByDims => true,
         };
+        let needed = signature.inputs.iter().filter(|spec| !spec.optional);
+        let has = |name: &str| self.message.inputs.iter().filter(|input| input.name == name).count();
         signature.complete
             && within
-            && signature.inputs.len() == 1
-            && self.message.inputs.len() == 1
-            && spec.is_some_and(|spec| {
-                spec.datatype == Some(self.inputs[self.image].tensor.datatype)
-                    && spec.takes(&self.inputs[self.image].tensor.dims)
-            })
+            && needed.clone().all(|spec| has(&spec.name) == 1)
+            && self.message.inputs.iter().all(|input| has(&input.name) == 1)
+            && (0..self.inputs.len()).all(|at| self.is_native(at, signature))
             && self.version_is_among(&signature.versions)
-            && self.wants_plain_outputs()
-            && self
-                .message
-                .outputs
-                .iter()
-                .all(|output| signature.outputs.iter().any(|known| known.name == output.name))
+            && self.names_known_outputs(signature)
             && self.message.parameters.iter().all(|(key, value)| is_free(key, value))
     }
 
+    fn names_known_outputs(&self, signature: &Signature) -> bool {
+        let known = |name: &str| signature.outputs.iter().any(|output| output.name == name);
+        self.wants_plain_outputs() && self.message.outputs.iter().all(|output| known(&output.name))
+    }
+
     fn version_is_among(&self, versions: &[String]) -> bool {
-        self.message.model_version.is_empty() || versions.contains(&self.message.model_version)
+        let asked = &self.message.model_version;
+        asked.is_empty() || versions.contains(&super::signature::canonical_version(asked, versions))
     }
 
     /// The message to send for all rows: none where the caller's own bytes will do.
     ///
     /// A request that names plain outputs is sent without the names, so that all outputs come back and can be kept.
-    pub fn for_all_rows(&self) -> Option<Bytes> {
-        let named = !self.message.outputs.is_empty() && self.wants_plain_outputs();
+    /// Names that the model does not have stay, for the server to refuse.
+    pub fn for_all_rows(&self, signature: &Signature) -> Option<Bytes> {
+        let named = !self.message.outputs.is_empty() && self.names_known_outputs(signature);
         named.then(|| without_outputs(&self.payload))
     }
 
@@ -309,6 +316,22 @@ impl Query {
     }
 }
 
+/// Refuses a tensor whose bytes are elsewhere. Triton reads a region only where its size stands beside it; anything else that
+/// speaks of one it refuses itself.
+fn no_shared_memory(tensor: &str, parameters: &BTreeMap<String, pb::InferParameter>) -> Result<(), Refusal> {
+    use pb::infer_parameter::ParameterChoice::StringParam;
+    if !parameters.keys().any(|key| key.starts_with("shared_memory_")) {
+        return Ok(());
+    }
+    let region = parameters.get("shared_memory_region").and_then(|region| region.parameter_choice.as_ref());
+    match region {
+        Some(StringParam(region)) if parameters.contains_key("shared_memory_byte_size") => {
+            Err(Refusal::SharedMemory(region.clone()))
+        }
+        _ => Err(Refusal::Malformed(format!("incomplete shared-memory parameters for tensor '{tensor}'"))),
+    }
+}
+
 /// A parameter that the server hands on without acting on it.
 fn is_free(key: &str, value: &pb::InferParameter) -> bool {
     use pb::infer_parameter::ParameterChoice::{Int64Param, Uint64Param};
@@ -332,7 +355,7 @@ impl Shape {
         input: &pb::model_infer_request::InferInputTensor,
         batched: bool,
         batching: Batching,
-        model: &str,
+        (model, id): (&str, &str),
     ) -> Result<Self, Refusal> {
         let (rows, dims) = match (batched, input.shape.split_first()) {
             (false, _) => (1, &input.shape[..]),
@@ -353,7 +376,7 @@ impl Shape {
             };
             if rows < 1 || rows > i64::from(most) {
                 return Err(Refusal::Dangerous(format!(
-                    "[request id: <id_unknown>] inference request batch-size must be <= {most} for '{model}'"
+                    "[request id: {id}] inference request batch-size must be <= {most} for '{model}'"
                 )));
             }
         }

@@ -93,6 +93,7 @@ impl Sidecar {
             .map_err(|source| StartError::Listen { address: format!("{:?}", config.listen), source })?;
         let rules = CallerRules {
             trusted_peers: config.caller.trusted_peers.clone(),
+            trusted_certificates: config.caller.trusted_certificates.clone(),
             by_metadata: config.caller.metadata.is_some(),
             by_authorization: config.caller.authorization_verified,
             require: config.caller.require,

@@ -80,13 +80,9 @@ pub(super) struct Call {
 struct Asked {
     query: Arc<Query>,
     model: Arc<Model>,
-    rows: Vec<Row>,
-}
-
-#[derive(Clone)]
-struct Row {
-    likeness: Likeness,
-    inputs: u64,
+    likenesses: Vec<Likeness>,
+    /// For each row, a digest of what it gives the model besides the picture.
+    other_inputs: Vec<u64>,
 }
 
 impl<S: Store> Predictor<S> {
@@ -151,7 +147,7 @@ impl<S: Store> Predictor<S> {
             Ok(asked) => asked,
             Err(refusal) => return self.unread(call, &model, refusal).await,
         };
-        let judged = self.judge(&call, &asked, 0..asked.rows.len(), false).await;
+        let judged = self.judge(&call, &asked, 0..asked.query.rows, false).await;
         self.tell(&call, &asked, &judged);
         if model.treatment == Treatment::Observe || call.caller.shared {
             return self.observe(&call, &asked, judged).await;
@@ -196,9 +192,8 @@ impl<S: Store> Predictor<S> {
         }?;
         let ignore = model.settings.ignore_extra_inputs;
         let inputs = |row| if ignore { 0 } else { query.other_inputs(row, &self.key) };
-        let rows = likenesses.into_iter().enumerate();
-        let rows = rows.map(|(row, likeness)| Row { likeness, inputs: inputs(row) }).collect();
-        Ok(Asked { query, model: Arc::clone(model), rows })
+        let other_inputs = (0..query.rows).map(inputs).collect();
+        Ok(Asked { query, model: Arc::clone(model), likenesses, other_inputs })
     }
 
     async fn judge(
@@ -216,10 +211,11 @@ impl<S: Store> Predictor<S> {
                 model: Arc::clone(&model.name),
                 version: model.signature.version_served(asked.query.version()).into(),
                 form: asked.query.form(&self.key),
-                inputs: asked.rows[rows.start].inputs,
+                inputs: asked.other_inputs[rows.start],
             },
-            whole: !asked.query.splits && asked.rows.len() > 1,
-            rows: asked.rows[rows].iter().map(|row| row.likeness.clone()).collect(),
+            other_inputs: asked.other_inputs[rows.clone()].to_vec(),
+            whole: !asked.query.splits && asked.query.rows > 1,
+            rows: asked.likenesses[rows].to_vec(),
             judge: Arc::clone(&model.judge),
             again,
         };
@@ -272,7 +268,9 @@ impl<S: Store> Predictor<S> {
             return Ok(fresh.reply.into_response());
         }
         let mut reply = parsed;
-        answer::cut(&mut reply, &wanted);
+        if !answer::cut(&mut reply, &wanted) {
+            return Err(answer::AnswerError::Differ("outputs").into());
+        }
         Ok(self.template.reply(frame::encode(&reply)))
     }
 
@@ -287,8 +285,7 @@ impl<S: Store> Predictor<S> {
         let caller = call.caller.digest.0;
         let query = &asked.query;
         let target = self.latencies.drawn(self.config.timing, &stratum(asked), dice());
-        let valid = query.is_accepted_by(&asked.model.signature)
-            || asked.model.has_accepted(&query.validity(&self.key));
+        let valid = self.is_valid(asked, &follows);
         let held = if valid { self.held.take(caller, 1) } else { None };
         // Where the replay may not be given at once, the upstream answers for form and time, and we for the rows.
         let shadow = match held {
@@ -299,7 +296,7 @@ impl<S: Store> Predictor<S> {
             self.tally.shadowed();
         }
 
-        let mut answers: Vec<Option<Answer>> = vec![None; asked.rows.len()];
+        let mut answers: Vec<Option<Answer>> = vec![None; asked.query.rows];
         if shadow.is_some() || !leads.is_empty() {
             let some = shadow.is_none().then(|| leads.iter().map(|(row, _)| *row).collect::<Vec<_>>());
             let led: Vec<usize> = leads.iter().map(|(row, _)| *row).collect();
@@ -340,6 +337,16 @@ impl<S: Store> Predictor<S> {
             self.hold(call, target.unwrap_or(anchor_took)).await;
         }
         Ok(response)
+    }
+
+    /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
+    /// where a miss would fail. By its signature, as long as the other inputs of the replayed rows were answered before; or
+    /// by an earlier success of the very same form.
+    fn is_valid(&self, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
+        let Asked { query, model, other_inputs, .. } = asked;
+        let tried = |row: &usize| !query.has_other_inputs() || model.has_accepted(&inputs_key(other_inputs[*row]));
+        query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
+            || model.has_accepted(&query.validity(&self.key))
     }
 
     /// The answer that `row` was promised; if its leader failed, the row is judged again, and forwarded if it is the first to be.
@@ -387,9 +394,11 @@ impl<S: Store> Predictor<S> {
         leads: Vec<(usize, Lead)>,
     ) -> Result<Fresh, CallError> {
         let all = rows.is_none();
-        let rows = rows.unwrap_or_else(|| (0..asked.rows.len()).collect());
-        let all = all || rows.len() == asked.rows.len();
-        let outgoing = if all { asked.query.for_all_rows().map(|bytes| frame::wrap(&bytes)) } else {
+        let rows = rows.unwrap_or_else(|| (0..asked.query.rows).collect());
+        let all = all || rows.len() == asked.query.rows;
+        let outgoing = if all {
+            asked.query.for_all_rows(&asked.model.signature).map(|bytes| frame::wrap(&bytes))
+        } else {
             Some(frame::encode(&asked.query.for_rows(&rows)))
         };
         let forward = Forward::new(call, outgoing);
@@ -425,6 +434,9 @@ impl<S: Store> Predictor<S> {
             Err(error) => return Err(UpstreamError::Reply(error.to_string().into())),
         };
         model.accepted(query.validity(&self.key));
+        if query.has_other_inputs() {
+            rows.iter().for_each(|row| model.accepted(inputs_key(query.other_inputs(*row, &self.key))));
+        }
         if parsed.model_version != model.signature.version_served(query.version()) {
             // A reload that the next poll would notice too late; the reply itself is right.
             tracing::info!(model = &*model.name, version = parsed.model_version, "served by another version than expected");
@@ -488,6 +500,8 @@ impl<S: Store> Predictor<S> {
                 model.note_span(least, most);
                 self.forward_unread(call).await
             }
+            // Not the model's own type or shape: the server refuses it, in words of its own.
+            Refusal::Unreadable { is_foreign: true, .. } => self.let_upstream_refuse(&call, refusal.into()).await,
             Refusal::Unreadable { .. } => match model.settings.on_unreadable {
                 OnUnreadable::Forward => self.forward_unread(call).await,
                 OnUnreadable::Reject => Err(refusal.into()),
@@ -543,7 +557,8 @@ struct Fresh {
 }
 
 fn likenesses(query: &Query, model: &Model, reading: Reading) -> Result<Vec<Likeness>, Refusal> {
-    (0..query.rows).map(|row| Ok(model.judge.likeness(&query.image(row, reading)?))).collect()
+    let image = |row| query.image(row, reading, &model.signature);
+    (0..query.rows).map(|row| Ok(model.judge.likeness(&image(row)?))).collect()
 }
 
 /// The rows' answers as the reply to `query`.
@@ -559,9 +574,16 @@ fn assemble(answers: Vec<Option<Answer>>, query: &Query) -> Result<pb::ModelInfe
     Ok(reply)
 }
 
+/// The digest of other inputs as one of the keys of [`Model::has_accepted`]; a form's own digest never has eight zeros first.
+fn inputs_key(inputs: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[8..].copy_from_slice(&inputs.to_le_bytes());
+    key
+}
+
 fn stratum(asked: &Asked) -> Stratum {
     let version = asked.model.signature.version_served(asked.query.version());
-    Stratum::new(Arc::clone(&asked.model.name), version, asked.rows.len() as u32, asked.query.bytes())
+    Stratum::new(Arc::clone(&asked.model.name), version, asked.query.rows as u32, asked.query.bytes())
 }
 
 /// A uniform number in 0..1 that no caller can predict.

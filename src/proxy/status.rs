@@ -1,7 +1,9 @@
 //! The one place where an error becomes a gRPC status, a metric label and a side to blame.
 
-use http::Response;
-use tonic::{Code, Status};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use tonic::Code;
 
 use super::body::{self, Body};
 use super::frame::{FrameError, InflateError};
@@ -49,6 +51,14 @@ pub enum CallError {
     /// Answers that do not make a reply.
     #[error(transparent)]
     Answer(#[from] AnswerError),
+}
+
+/// What gRPC writes with a percent sign: not the space, which tonic's own `Status` would escape and a model server does not.
+const ESCAPED: AsciiSet = CONTROLS.add(b'%');
+
+fn written(message: &str) -> HeaderValue {
+    let text = utf8_percent_encode(message, &ESCAPED).to_string();
+    HeaderValue::try_from(text).expect("escaped text is visible ASCII and spaces")
 }
 
 /// Who is at fault.
@@ -103,7 +113,14 @@ impl CallError {
             Self::Unknown => String::new(),
             other => other.to_string(),
         };
-        Status::new(code, message).into_http::<tonic::body::Body>().map(|_| body::empty())
+        let mut response = Response::new(body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(code as i32));
+        if !message.is_empty() {
+            headers.insert("grpc-message", written(&message));
+        }
+        response
     }
 
     /// The encodings that we open, for a caller that used another.

@@ -17,6 +17,8 @@ use super::CallerDigest;
 pub struct CallerRules {
     /// Peers whose word about the caller is believed.
     pub trusted_peers: Vec<IpNet>,
+    /// The same, by the name in the peer's certificate (`uri:`, `dns:` or `email:` and the name).
+    pub trusted_certificates: Vec<String>,
     /// Whether an identity is expected in the metadata at all.
     pub by_metadata: bool,
     /// Whether something in front verifies `authorization`.
@@ -119,37 +121,25 @@ impl Callers {
 
     /// The caller behind `facts`.
     pub fn identify(&self, facts: Facts<'_>) -> Result<Caller, CallerError> {
-        let trusted = facts
-            .address
-            .is_some_and(|address| self.rules.trusted_peers.iter().any(|peers| peers.contains(&address)));
         let address = facts.address.map(|address| self.digest(Source::Address, &network_of(address)));
-        let proved = match facts {
-            Facts { certified: Some(name), .. } if !trusted || !self.rules.by_metadata => {
-                Some((Source::Certificate, self.digest(Source::Certificate, name.as_bytes())))
-            }
-            Facts { metadata: Values::Many, .. } if self.rules.by_metadata && trusted => {
-                return Err(CallerError::Twice);
-            }
-            Facts { metadata: Values::One(value), .. }
-                if self.rules.by_metadata && trusted && !value.is_empty() =>
-            {
-                Some((Source::Metadata, self.digest(Source::Metadata, value)))
-            }
-            // The certificate of a trusted proxy names the proxy, but better the proxy than its address.
-            Facts { certified: Some(name), .. } => {
+        let proxy = self.speaks_for_others(&facts);
+        let proved = match (facts.certified, facts.metadata) {
+            (_, Values::Many) if proxy => return Err(CallerError::Twice),
+            (_, Values::One(value)) if proxy && !value.is_empty() => Some((Source::Metadata, value)),
+            // The certificate of a proxy that names nobody is not the caller's.
+            (Some(name), _) if proxy => {
                 let digest = self.digest(Source::Certificate, name.as_bytes());
                 return self.unless_required(Caller { digest, source: Source::Certificate, shared: true });
             }
-            Facts { authorization: Values::Many, .. } if self.rules.by_authorization => {
-                return Err(CallerError::Twice);
-            }
-            Facts { authorization: Values::One(value), .. }
-                if self.rules.by_authorization && !value.is_empty() =>
-            {
-                Some((Source::Authorization, self.digest(Source::Authorization, value)))
-            }
-            _ => None,
+            (Some(name), _) => Some((Source::Certificate, name.as_bytes())),
+            (None, _) if self.rules.by_authorization => match facts.authorization {
+                Values::Many => return Err(CallerError::Twice),
+                Values::One(value) if !value.is_empty() => Some((Source::Authorization, value)),
+                _ => None,
+            },
+            (None, _) => None,
         };
+        let proved = proved.map(|(source, identity)| (source, self.digest(source, identity)));
         if let Some((source, digest)) = proved {
             if let Some(address) = address {
                 self.remember(address, digest);
@@ -159,12 +149,23 @@ impl Callers {
         let caller = match (facts.address, address) {
             (Some(ip), Some(digest)) => {
                 let behind_a_proxy = ip.is_loopback() && !self.rules.listening_locally;
-                let shared = behind_a_proxy || (trusted && self.rules.by_metadata) || self.is_shared(digest);
+                let shared = behind_a_proxy || proxy || self.is_shared(digest);
                 Caller { digest, source: Source::Address, shared }
             }
             _ => Caller { digest: self.digest(Source::Socket, b""), source: Source::Socket, shared: false },
         };
         self.unless_required(caller)
+    }
+
+    /// Whether the peer is one whose metadata names the caller. A peer with a certificate is trusted by that alone: were its
+    /// address enough, any caller with a certificate of its own could call itself something new each time.
+    fn speaks_for_others(&self, facts: &Facts<'_>) -> bool {
+        let trusted = match (facts.certified, facts.address) {
+            (Some(name), _) => self.rules.trusted_certificates.iter().any(|trusted| trusted == name),
+            (None, Some(address)) => self.rules.trusted_peers.iter().any(|peers| peers.contains(&address)),
+            (None, None) => false,
+        };
+        self.rules.by_metadata && trusted
     }
 
     fn unless_required(&self, caller: Caller) -> Result<Caller, CallerError> {
@@ -273,6 +274,22 @@ mod tests {
         assert_eq!(callers.identify(from("192.0.2.1")), Err(CallerError::Required));
         let certified = Facts { certified: Some("uri:spiffe://a/b"), ..from("192.0.2.1") };
         assert_eq!(callers.identify(certified).unwrap().source, Source::Certificate);
+    }
+
+    #[test]
+    fn a_certificate_is_the_caller_unless_it_is_a_proxys() {
+        let callers = callers(|rules| rules.trusted_certificates = vec!["uri:ingress".to_owned()]);
+        let name = |certificate, user| Facts {
+            certified: Some(certificate),
+            metadata: Values::One(user),
+            ..from("10.1.1.1")
+        };
+        let [one, other] = [b"one", b"two"].map(|user| callers.identify(name("uri:anne", user)).unwrap());
+        assert_eq!(one, other, "metadata makes no new past of a caller's own certificate");
+        let [one, other] = [b"one", b"two"].map(|user| callers.identify(name("uri:ingress", user)).unwrap());
+        assert_ne!(one.digest, other.digest);
+        let nobody = Facts { certified: Some("uri:ingress"), ..from("10.1.1.1") };
+        assert!(callers.identify(nobody).unwrap().shared);
     }
 
     #[test]

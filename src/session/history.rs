@@ -74,7 +74,7 @@ impl History {
         now: Instant,
         new_lead: NewLead<'_>,
     ) -> Vec<Judged> {
-        let Question { view, rows, judge, whole, again, .. } = question;
+        let Question { view, other_inputs, rows, judge, whole, again, .. } = question;
         self.profile = judge.rules().profile;
         self.expire(limits, now);
         self.suspicion.decay(limits.suspicion_decay, now);
@@ -83,7 +83,13 @@ impl History {
         if whole {
             return self.judge_whole(&asked, rows, new_lead);
         }
-        rows.into_iter().map(|row| self.judge_row(&asked, row, new_lead)).collect()
+        let mut judged = Vec::with_capacity(rows.len());
+        for (index, row) in rows.into_iter().enumerate() {
+            let inputs = other_inputs.get(index).copied().unwrap_or(view.inputs);
+            let view = View { inputs, ..view.clone() };
+            judged.push(self.judge_row(&Asked { view: &view, ..asked }, row, new_lead));
+        }
+        judged
     }
 
     fn judge_row(&mut self, asked: &Asked<'_>, row: Likeness, new_lead: NewLead<'_>) -> Judged {

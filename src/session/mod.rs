@@ -90,8 +90,10 @@ pub struct Question {
     pub session: SessionKey,
     /// Whether the caller proved who it is. Room in the store is kept for verified callers first.
     pub verified: bool,
-    /// The view that all rows share.
+    /// The view that all rows share, but for what `other_inputs` says of each.
     pub view: View,
+    /// One digest for each row in place of `view.inputs`, where rows have other inputs of their own; else empty.
+    pub other_inputs: Vec<u64>,
     /// One likeness for each row, in the call's order.
     pub rows: Vec<Likeness>,
     /// The rules of the model that is asked. All models of a group should share one profile: an anchor kept by

@@ -61,6 +61,7 @@ impl World {
             session: key(caller),
             verified: false,
             view: view(),
+            other_inputs: Vec::new(),
             rows,
             judge: self.judge.clone(),
             whole: false,
