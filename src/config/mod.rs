@@ -207,11 +207,13 @@ pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -
     for (name, text) in variables {
         let Some(path) = name.strip_prefix("REFRAIN_") else { continue };
         let parsed: Result<toml::Table, _> = format!("value = {text}").parse();
-        let value = parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or(toml::Value::String(text));
+        let value =
+            parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or(toml::Value::String(text));
         let path: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-        let nested = path.into_iter().rev().fold(value, |value, key| {
-            toml::Value::Table(toml::Table::from_iter([(key, value)]))
-        });
+        let nested = path
+            .into_iter()
+            .rev()
+            .fold(value, |value, key| toml::Value::Table(toml::Table::from_iter([(key, value)])));
         if let toml::Value::Table(table) = nested {
             merge(&mut layer, table);
         }
@@ -333,7 +335,10 @@ fn caller(section: &mut Section<'_>) -> CallerSettings {
     let trusted_peers: Vec<IpNet> = section.value("trusted_peers", Vec::new());
     let trusted_certificates: Vec<String> = section.value("trusted_certificates", Vec::new());
     if metadata.is_some() && trusted_peers.is_empty() && trusted_certificates.is_empty() {
-        section.mistake("trusted_peers", "metadata names a caller only when it comes from a trusted peer; name one");
+        section.mistake(
+            "trusted_peers",
+            "metadata names a caller only when it comes from a trusted peer; name one",
+        );
     }
     CallerSettings {
         metadata,
@@ -350,7 +355,10 @@ fn limits(section: &mut Section<'_>) -> Limits {
     let bytes_in_flight = section.bytes("bytes_in_flight", 512 * MIB);
     let per_caller = section.bytes("bytes_in_flight_per_caller", 128 * MIB);
     if message_bytes > per_caller.min(bytes_in_flight) {
-        section.mistake("message_bytes", "a single message must fit bytes_in_flight and bytes_in_flight_per_caller");
+        section.mistake(
+            "message_bytes",
+            "a single message must fit bytes_in_flight and bytes_in_flight_per_caller",
+        );
     }
     if message_bytes > u32::MAX as usize {
         section.mistake("message_bytes", "gRPC messages cannot be longer than 4 GiB");
@@ -384,7 +392,11 @@ fn store(section: &mut Section<'_>) -> session::Limits {
         answer_bytes: section.bytes("answer_bytes", default.answer_bytes),
         sessions: section.within("sessions", default.sessions, 10..=100_000_000),
         session_bytes: section.bytes("session_bytes", default.session_bytes),
-        established_forwards: section.within("established_forwards", default.established_forwards, 1..=1_000_000),
+        established_forwards: section.within(
+            "established_forwards",
+            default.established_forwards,
+            1..=1_000_000,
+        ),
         established_after: section.duration("established_after", default.established_after),
         ..default
     }
@@ -488,7 +500,11 @@ fn range(section: &mut Section<'_>) -> Option<Range> {
 fn rules(section: &mut Section<'_>, base: Rules) -> Rules {
     Rules {
         profile: base.profile,
-        anchor: section.choice("anchor", &[("pinned", Anchor::Pinned), ("sliding", Anchor::Sliding)], base.anchor),
+        anchor: section.choice(
+            "anchor",
+            &[("pinned", Anchor::Pinned), ("sliding", Anchor::Sliding)],
+            base.anchor,
+        ),
         threshold: section.within("threshold", base.threshold, 0.0..=1.0),
         tolerance: section.value("tolerance", base.tolerance),
         flat_contrast: section.within("flat_contrast", base.flat_contrast, 0.0..=255.0),

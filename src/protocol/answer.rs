@@ -116,7 +116,9 @@ pub fn join(mut rows: Vec<pb::ModelInferResponse>) -> Result<pb::ModelInferRespo
             let position = first.outputs[..at].iter().filter(|output| output.contents.is_none()).count();
             let mut data = BytesMut::new();
             for row in &rows {
-                data.extend_from_slice(row.raw_output_contents.get(position).ok_or(AnswerError::Differ("bytes"))?);
+                data.extend_from_slice(
+                    row.raw_output_contents.get(position).ok_or(AnswerError::Differ("bytes"))?,
+                );
             }
             joined.raw_output_contents.push(data.freeze());
         }
@@ -148,7 +150,8 @@ pub fn cut(reply: &mut pb::ModelInferResponse, wanted: &Wanted<'_>) -> bool {
 
 /// Whether `reply` holds only what was wanted already.
 pub fn is_cut(reply: &pb::ModelInferResponse, wanted: &Wanted<'_>) -> bool {
-    wanted.outputs.is_empty() || reply.outputs.iter().all(|output| wanted.outputs.contains(&output.name.as_str()))
+    wanted.outputs.is_empty()
+        || reply.outputs.iter().all(|output| wanted.outputs.contains(&output.name.as_str()))
 }
 
 fn bare(reply: &pb::ModelInferResponse) -> pb::ModelInferResponse {
@@ -176,7 +179,8 @@ fn raw_rows(
         return Some((0..rows).map(|row| data.slice(row * length..(row + 1) * length)).collect());
     }
     let tail = output.shape.get(1..)?;
-    let elements = tail.iter().try_fold(1usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?))?;
+    let elements =
+        tail.iter().try_fold(1usize, |product, &dim| product.checked_mul(usize::try_from(dim).ok()?))?;
     let mut slices = Vec::with_capacity(rows);
     let mut start = 0;
     for _ in 0..rows {

@@ -60,10 +60,26 @@ impl Signature {
                 pb::model_input::Format::None => None,
             };
             let plain = !input.allow_ragged_batch && !input.is_shape_tensor;
-            spec(&input.name, Datatype::of_config(input.data_type()), &input.dims, batching, layout, input.optional, plain)
+            spec(
+                &input.name,
+                Datatype::of_config(input.data_type()),
+                &input.dims,
+                batching,
+                layout,
+                input.optional,
+                plain,
+            )
         });
         let outputs = config.output.iter().map(|output| {
-            spec(&output.name, Datatype::of_config(output.data_type()), &output.dims, batching, None, false, true)
+            spec(
+                &output.name,
+                Datatype::of_config(output.data_type()),
+                &output.dims,
+                batching,
+                None,
+                false,
+                true,
+            )
         });
         Self {
             inputs: inputs.collect(),
@@ -127,7 +143,11 @@ impl TensorSpec {
     /// Whether a shape without its batch dimension is one that this tensor takes.
     pub fn takes(&self, shape: &[i64]) -> bool {
         self.dims.len() == shape.len()
-            && self.dims.iter().zip(shape).all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
+            && self
+                .dims
+                .iter()
+                .zip(shape)
+                .all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
     }
 }
 
@@ -178,8 +198,12 @@ mod tests {
             data_type: pb::DataType::TypeFp32.into(),
             dims: output.to_vec(),
         };
-        let config =
-            pb::ModelConfig { max_batch_size, input: vec![input], output: vec![output], ..Default::default() };
+        let config = pb::ModelConfig {
+            max_batch_size,
+            input: vec![input],
+            output: vec![output],
+            ..Default::default()
+        };
         Signature::from_config(&config, vec!["1".into(), "10".into(), "9".into()])
     }
 

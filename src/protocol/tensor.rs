@@ -144,8 +144,12 @@ impl Range {
     };
 
     /// The closed list, as settings write it.
-    pub const NAMED: [(&'static str, Self); 4] =
-        [("0..255", Self::LEVELS), ("0..1", Self::UNIT), ("-1..1", Self::SIGNED), ("imagenet", Self::IMAGENET)];
+    pub const NAMED: [(&'static str, Self); 4] = [
+        ("0..255", Self::LEVELS),
+        ("0..1", Self::UNIT),
+        ("-1..1", Self::SIGNED),
+        ("imagenet", Self::IMAGENET),
+    ];
 
     /// The range of the closed list that values between `least` and `most` fit best.
     ///
@@ -313,7 +317,10 @@ impl Seen {
     }
 
     #[inline(always)]
-    #[allow(clippy::inline_always, reason = "the loop around it is vectorised only when it sees through this")]
+    #[allow(
+        clippy::inline_always,
+        reason = "the loop around it is vectorised only when it sees through this"
+    )]
     fn level(&mut self, value: f32, scale: f32, offset: f32) -> u8 {
         const EXPONENT: u32 = 0x7f80_0000;
         // 2^23 pushes the fraction out of the mantissa: adding it rounds, and the low byte is the level.
@@ -365,7 +372,9 @@ fn interleave(levels: Cow<'_, [u8]>, layout: Layout, channels: usize, bgr: bool)
             let (second, third) = rest.split_at(plane);
             let (red, blue) = if bgr { (third, first) } else { (first, third) };
             let mut rgb = vec![0u8; levels.len()];
-            for (pixel, ((&red, &green), &blue)) in rgb.chunks_exact_mut(3).zip(red.iter().zip(second).zip(blue)) {
+            for (pixel, ((&red, &green), &blue)) in
+                rgb.chunks_exact_mut(3).zip(red.iter().zip(second).zip(blue))
+            {
                 pixel.copy_from_slice(&[red, green, blue]);
             }
             rgb.into()

@@ -335,7 +335,8 @@ fn no_shared_memory(tensor: &str, parameters: &BTreeMap<String, pb::InferParamet
 /// A parameter that the server hands on without acting on it.
 fn is_free(key: &str, value: &pb::InferParameter) -> bool {
     use pb::infer_parameter::ParameterChoice::{Int64Param, Uint64Param};
-    let acted_on = key.starts_with("triton_") || key.starts_with("sequence_") || key == "priority" || key == "timeout";
+    let acted_on =
+        key.starts_with("triton_") || key.starts_with("sequence_") || key == "priority" || key == "timeout";
     !acted_on && !matches!(value.parameter_choice, None | Some(Uint64Param(_)))
         // A priority that is a whole number changes when an answer comes, not which.
         || (key == "priority" && matches!(value.parameter_choice, Some(Int64Param(0..) | Uint64Param(_))))
@@ -447,7 +448,9 @@ fn typed(
     match datatype {
         Datatype::Bool => data.extend(contents.bool_contents.iter().map(|&value| u8::from(value))),
         Datatype::Uint8 => data.extend(contents.uint_contents.iter().map(|&value| value as u8)),
-        Datatype::Uint16 => data.extend(contents.uint_contents.iter().flat_map(|&v| (v as u16).to_le_bytes())),
+        Datatype::Uint16 => {
+            data.extend(contents.uint_contents.iter().flat_map(|&v| (v as u16).to_le_bytes()))
+        }
         Datatype::Uint32 => data.extend(contents.uint_contents.iter().flat_map(|v| v.to_le_bytes())),
         Datatype::Uint64 => data.extend(contents.uint64_contents.iter().flat_map(|v| v.to_le_bytes())),
         Datatype::Int8 => data.extend(contents.int_contents.iter().map(|&value| value as u8)),

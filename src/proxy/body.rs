@@ -10,16 +10,16 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 
 /// Any error of a body; its text goes to the log, never to the caller.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Every body that the proxy sends, in either direction.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) type Body = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A body that streams through: `inner` as it comes, without its empty DATA frames.
 ///
 /// An empty frame that does not end its stream is counted by h2 against the whole connection and never forgiven, so a
 /// proxy that relayed them would lose the connection, and every call on it, after about a hundred.
-pub fn relay<B>(inner: B) -> Body
+pub(super) fn relay<B>(inner: B) -> Body
 where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -28,17 +28,17 @@ where
 }
 
 /// One gRPC message, prefix included, and what follows it.
-pub fn message(frame: Bytes, trailers: Option<HeaderMap>) -> Body {
+pub(super) fn message(frame: Bytes, trailers: Option<HeaderMap>) -> Body {
     Message { frame: Some(frame), trailers }.boxed_unsync()
 }
 
 /// Trailers without a message before them.
-pub fn trailers(trailers: HeaderMap) -> Body {
+pub(super) fn trailers(trailers: HeaderMap) -> Body {
     Message { frame: None, trailers: Some(trailers) }.boxed_unsync()
 }
 
 /// A body with nothing in it: a reply that is all trailers.
-pub fn empty() -> Body {
+pub(super) fn empty() -> Body {
     Message { frame: None, trailers: None }.boxed_unsync()
 }
 

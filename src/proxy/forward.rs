@@ -35,7 +35,8 @@ impl Forward {
         }
         if let Some(deadline) = call.deadline.filter(|_| call.arrived.elapsed() > AT_ONCE) {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
+            let left =
+                HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
             head.headers.insert("grpc-timeout", left);
         }
         Self { head, frame: frame.unwrap_or_else(|| call.frame.bytes.clone()), arrived: call.arrived }

@@ -13,13 +13,13 @@ use super::body::BoxError;
 use super::quota::{Permit, Quota};
 
 /// Flag byte and big-endian length before every message.
-pub const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// A buffer grows by at most this much ahead of what has arrived.
 const STEP: usize = 1 << 20;
 
 /// One message with its prefix, exactly as it travelled.
-pub struct Frame {
+pub(super) struct Frame {
     /// Prefix and payload in one piece of memory.
     pub bytes: Bytes,
     /// Trailers that followed it (replies only).
@@ -29,7 +29,7 @@ pub struct Frame {
 }
 
 /// How long a message may be, and from which budget its memory is taken.
-pub struct Intake<'a> {
+pub(super) struct Intake<'a> {
     /// Longest payload in bytes, as declared in the prefix.
     pub limit: usize,
     /// The most time from the first poll to the end of the stream.
@@ -40,7 +40,7 @@ pub struct Intake<'a> {
 
 /// Why no single message could be read.
 #[derive(Debug, thiserror::Error)]
-pub enum FrameError {
+pub(super) enum FrameError {
     /// The stream ended without a byte of a message; its trailers, where it had any.
     #[error("the stream ended without a message")]
     Nothing(HeaderMap),
@@ -80,7 +80,7 @@ pub enum FrameError {
 /// What a caller sends after it is not read: model servers answer the first message and ignore the rest, and so do we, for
 /// only the first is forwarded. The length is checked against `intake.limit` and taken from the budget before a byte is
 /// stored; a message that comes in one DATA frame is never copied.
-pub async fn read_request<B>(body: &mut B, intake: Intake<'_>) -> Result<Frame, FrameError>
+pub(super) async fn read_request<B>(body: &mut B, intake: Intake<'_>) -> Result<Frame, FrameError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -100,7 +100,7 @@ where
 }
 
 /// Reads a unary reply to the end of its stream: one message, then trailers.
-pub async fn read_reply<B>(body: &mut B, limit: usize) -> Result<Frame, FrameError>
+pub(super) async fn read_reply<B>(body: &mut B, limit: usize) -> Result<Frame, FrameError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -236,7 +236,7 @@ impl Gathered {
 
 /// How a compressed payload is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
+pub(super) enum Encoding {
     /// As it is.
     Identity,
     /// gzip.
@@ -247,7 +247,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// The encoding that `headers` name; `None` for one that we cannot read.
-    pub fn of(headers: &HeaderMap) -> Option<Encoding> {
+    pub(super) fn of(headers: &HeaderMap) -> Option<Encoding> {
         match headers.get("grpc-encoding").map(http::HeaderValue::as_bytes) {
             None | Some(b"identity") => Some(Encoding::Identity),
             Some(b"gzip") => Some(Encoding::Gzip),
@@ -259,7 +259,7 @@ impl Encoding {
 
 /// Why a compressed payload could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum InflateError {
+pub(super) enum InflateError {
     /// The payload grows above the message limit.
     #[error("the message is larger than {0} bytes once decompressed")]
     TooLarge(usize),
@@ -280,7 +280,7 @@ impl Frame {
     /// The payload as it can be decoded: shared when plain, a decompressed copy of at most `limit` bytes otherwise.
     ///
     /// A compressed flag without an encoding means nothing: like Triton, we take such a payload as plain.
-    pub fn payload(&self, encoding: Encoding, limit: usize) -> Result<Bytes, InflateError> {
+    pub(super) fn payload(&self, encoding: Encoding, limit: usize) -> Result<Bytes, InflateError> {
         let payload = self.bytes.slice(PREFIX..);
         if self.bytes[0] == 0 || payload.is_empty() {
             return Ok(payload);
@@ -313,7 +313,7 @@ fn spent(rest: &[u8]) -> Result<(), InflateError> {
 }
 
 /// `message` behind its prefix, uncompressed, in one piece.
-pub fn encode(message: &impl prost::Message) -> Bytes {
+pub(super) fn encode(message: &impl prost::Message) -> Bytes {
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(PREFIX + length);
     frame.put_u8(0);
@@ -323,7 +323,7 @@ pub fn encode(message: &impl prost::Message) -> Bytes {
 }
 
 /// `payload` behind its prefix, uncompressed.
-pub fn wrap(payload: &[u8]) -> Bytes {
+pub(super) fn wrap(payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(PREFIX + payload.len());
     frame.put_u8(0);
     frame.put_u32(payload.len() as u32);

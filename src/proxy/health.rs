@@ -16,12 +16,16 @@ use crate::protocol::pb;
 const EVERY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(200));
 
 /// The health service, and the pen that writes what it says.
-pub fn service() -> (HealthReporter, HealthServer<impl Health>) {
+pub(super) fn service() -> (HealthReporter, HealthServer<impl Health>) {
     tonic_health::server::health_reporter()
 }
 
 /// Reports until `draining` turns true, and from then on that we serve no more.
-pub async fn watch(upstream: Arc<Upstream>, reporter: HealthReporter, mut draining: watch::Receiver<bool>) {
+pub(super) async fn watch(
+    upstream: Arc<Upstream>,
+    reporter: HealthReporter,
+    mut draining: watch::Receiver<bool>,
+) {
     let mut known = None;
     report(&reporter, ServingStatus::NotServing).await;
     loop {

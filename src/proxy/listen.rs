@@ -20,7 +20,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection of whatever kind.
-pub type BoxedStream = Pin<Box<dyn Stream>>;
+pub(super) type BoxedStream = Pin<Box<dyn Stream>>;
 
 /// What a connection tells of who is at its other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +69,7 @@ impl Listener {
     /// Binds `address`. `SO_REUSEPORT` is never set: a second server on our port must fail to start, not share our calls.
     ///
     /// `tls`, when it holds a configuration, applies to connections accepted from then on.
-    pub async fn bind(
-        address: &Address,
-        tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
-    ) -> io::Result<Self> {
+    pub async fn bind(address: &Address, tls: Arc<ArcSwapOption<rustls::ServerConfig>>) -> io::Result<Self> {
         let socket = match address {
             Address::Tcp(address) => Socket::Tcp(TcpListener::bind(address).await?),
             Address::Unix(path) => Socket::Unix(bind_unix(path).await?, SocketFile(path.clone())),

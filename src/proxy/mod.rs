@@ -168,7 +168,10 @@ impl Sidecar {
                 }
             };
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!(connections = limits.connections, "connection refused: limits.connections is reached");
+                tracing::warn!(
+                    connections = limits.connections,
+                    "connection refused: limits.connections is reached"
+                );
                 continue;
             };
             let (predictor, routes, health, stop) =
@@ -176,16 +179,22 @@ impl Sidecar {
             connections.spawn(async move {
                 let _place = place;
                 match arrival.greet().await {
-                    Ok((stream, peer)) => Connection::new(predictor, routes, health, peer).serve(stream, stop).await,
+                    Ok((stream, peer)) => {
+                        Connection::new(predictor, routes, health, peer).serve(stream, stop).await
+                    }
                     Err(error) => tracing::debug!(%error, "handshake failed"),
                 }
             });
         }
         drop(listener);
-        let drained = tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
+        let drained =
+            tokio::time::timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
         let drained = drained.await.is_ok();
         if !drained {
-            tracing::warn!(open = connections.len(), "connections were still open at the end of limits.drain");
+            tracing::warn!(
+                open = connections.len(),
+                "connections were still open at the end of limits.drain"
+            );
         }
         connections.shutdown().await;
         helpers.shutdown().await;
@@ -202,7 +211,8 @@ fn secret() -> Result<[u8; 32], StartError> {
 
 /// What is wrong with the TLS files that `config` names, one sentence each.
 pub fn check_tls(config: &Config) -> Vec<String> {
-    let server = config.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|error| format!("tls: {error}"));
+    let server =
+        config.tls.as_ref().and_then(|tls| tls::server(tls).err()).map(|error| format!("tls: {error}"));
     let upstream = Connector::new(&config.upstream, &config.upstream_tls).err();
     server.into_iter().chain(upstream.map(|error| format!("upstream_tls: {error}"))).collect()
 }

@@ -29,7 +29,7 @@ const MOST_FORMS: usize = 1024;
 const PICTURES_TO_SETTLE: u32 = 16;
 
 /// One model and everything that decides how its calls are treated.
-pub struct Model {
+pub(super) struct Model {
     /// Its name.
     pub name: Arc<str>,
     /// Whose likenesses it shares.
@@ -47,7 +47,7 @@ pub struct Model {
 
 /// What is done about a model's calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Treatment {
+pub(super) enum Treatment {
     /// Near-copies are answered from memory.
     Enforce,
     /// Everything is forwarded, judged and told.
@@ -79,7 +79,7 @@ struct RangeVotes {
 
 /// Why a model is not known.
 #[derive(Debug)]
-pub enum Unknown {
+pub(super) enum Unknown {
     /// The upstream says so.
     Refused,
     /// The upstream cannot be asked.
@@ -87,7 +87,7 @@ pub enum Unknown {
 }
 
 /// All models that were asked for.
-pub struct Models {
+pub(super) struct Models {
     upstream: Arc<Upstream>,
     config: Arc<Config>,
     key: [u8; 32],
@@ -96,12 +96,12 @@ pub struct Models {
 
 impl Models {
     /// No model is known yet; `key` keys the digests of their pictures.
-    pub fn new(upstream: Arc<Upstream>, config: Arc<Config>, key: [u8; 32]) -> Self {
+    pub(super) fn new(upstream: Arc<Upstream>, config: Arc<Config>, key: [u8; 32]) -> Self {
         Self { upstream, config, key, known: Mutex::default() }
     }
 
     /// The model called `name`; the upstream is asked the first time.
-    pub async fn of(&self, name: &str) -> Result<Arc<Model>, Unknown> {
+    pub(super) async fn of(&self, name: &str) -> Result<Arc<Model>, Unknown> {
         let known = self.lock().get(name).cloned();
         match known {
             Some(model) => Ok(model),
@@ -110,7 +110,7 @@ impl Models {
     }
 
     /// Asks for every known model again, for ever.
-    pub async fn keep_fresh(self: Arc<Self>) {
+    pub(super) async fn keep_fresh(self: Arc<Self>) {
         loop {
             tokio::time::sleep(REFRESH).await;
             let names: Vec<String> = self.lock().keys().cloned().collect();
@@ -124,7 +124,7 @@ impl Models {
     }
 
     /// Asks for one model again, at once: a reply came from a version that was not expected.
-    pub async fn renew(&self, name: &str) {
+    pub(super) async fn renew(&self, name: &str) {
         let _ = self.learn(name).await;
     }
 
@@ -148,8 +148,10 @@ impl Models {
 
     async fn signature(&self, name: &str) -> Result<Signature, Unknown> {
         let question = pb::ModelMetadataRequest { name: name.to_owned(), version: String::new() };
-        let metadata: pb::ModelMetadataResponse =
-            self.ask("/inference.GRPCInferenceService/ModelMetadata", &question).await?.ok_or(Unknown::Refused)?;
+        let metadata: pb::ModelMetadataResponse = self
+            .ask("/inference.GRPCInferenceService/ModelMetadata", &question)
+            .await?
+            .ok_or(Unknown::Refused)?;
         let question = pb::ModelConfigRequest { name: name.to_owned(), version: String::new() };
         let config: Option<pb::ModelConfigResponse> =
             self.ask("/inference.GRPCInferenceService/ModelConfig", &question).await?;
@@ -186,7 +188,13 @@ impl Models {
 }
 
 impl Model {
-    fn new(name: &str, settings: ModelSettings, signature: Signature, key: [u8; 32], learned: Arc<Learned>) -> Self {
+    fn new(
+        name: &str,
+        settings: ModelSettings,
+        signature: Signature,
+        key: [u8; 32],
+        learned: Arc<Learned>,
+    ) -> Self {
         let has_image = signature.image_input(settings.image_input.as_deref()).is_some();
         let treatment = match settings.mode {
             Mode::Off => Treatment::Pass,
@@ -210,7 +218,10 @@ impl Model {
         let (model, treatment) = (&*self.name, self.treatment);
         match (self.settings.mode, treatment) {
             (Mode::Enforce | Mode::Observe, Treatment::Pass) => {
-                tracing::warn!(model, "no image input found: calls are passed through unjudged; name one with image_input");
+                tracing::warn!(
+                    model,
+                    "no image input found: calls are passed through unjudged; name one with image_input"
+                );
             }
             (Mode::Enforce, Treatment::Observe) => {
                 tracing::warn!(model, "a stateful or decoupled model is only observed");
@@ -220,39 +231,43 @@ impl Model {
     }
 
     /// How its pictures are read: the settings, then the signature, then what calls taught.
-    pub fn reading(&self) -> Reading {
+    pub(super) fn reading(&self) -> Reading {
         let input = self.signature.image_input(self.settings.image_input.as_deref());
         let of_settings = self.settings.reading;
-        let by_signature = input.and_then(|input| {
-            input.layout.or_else(|| crate::protocol::tensor::Layout::guess(&input.dims))
-        });
+        let by_signature = input
+            .and_then(|input| input.layout.or_else(|| crate::protocol::tensor::Layout::guess(&input.dims)));
         let is_float = input.is_some_and(|input| {
             matches!(input.datatype, Some(Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64))
         });
-        let range = of_settings.range.or_else(|| if is_float { self.votes().settled } else { Some(Range::LEVELS) });
+        let range =
+            of_settings.range.or_else(|| if is_float { self.votes().settled } else { Some(Range::LEVELS) });
         Reading { layout: of_settings.layout.or(by_signature), range, ..of_settings }
     }
 
     /// Takes note of a picture whose values span `least` to `most`; the range is settled after enough of them, for good.
-    pub fn note_span(&self, least: f32, most: f32) {
+    pub(super) fn note_span(&self, least: f32, most: f32) {
         let mut votes = self.votes();
         votes.least = votes.least.min(least);
         votes.most = votes.most.max(most);
         votes.pictures += 1;
         if votes.settled.is_none() && votes.pictures >= PICTURES_TO_SETTLE {
             let (name, range) = Range::guess(votes.least, votes.most);
-            tracing::warn!(model = &*self.name, range = name, "value range settled from the first pictures; set `range` to be sure");
+            tracing::warn!(
+                model = &*self.name,
+                range = name,
+                "value range settled from the first pictures; set `range` to be sure"
+            );
             votes.settled = Some(range);
         }
     }
 
     /// Whether a request of this form was answered before.
-    pub fn has_accepted(&self, form: &[u8; 16]) -> bool {
+    pub(super) fn has_accepted(&self, form: &[u8; 16]) -> bool {
         self.forms().known.contains(form)
     }
 
     /// Remembers that a request of this form was answered.
-    pub fn accepted(&self, form: [u8; 16]) {
+    pub(super) fn accepted(&self, form: [u8; 16]) {
         let mut forms = self.forms();
         if forms.known.insert(form) {
             forms.order.push_back(form);

@@ -7,7 +7,7 @@ use super::body::{self, Body};
 use super::upstream::{Lane, UpstreamError};
 
 /// Relays one call over `lane`; dropping the returned future, or the body of the reply, cancels it upstream.
-pub async fn relay(lane: &Lane, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
+pub(super) async fn relay(lane: &Lane, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
     let response = lane.send(request.map(body::relay)).await?;
     Ok(response.map(body::relay))
 }

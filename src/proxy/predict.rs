@@ -38,7 +38,7 @@ use crate::timing::{Latencies, Pacer, Stratum};
 const LONG_WORK: usize = 1 << 20;
 
 /// Everything that a Predict call needs and that outlives it.
-pub struct Predictor<S> {
+pub(super) struct Predictor<S> {
     /// The checked settings.
     pub config: Arc<Config>,
     /// The model server.
@@ -87,7 +87,7 @@ struct Asked {
 
 impl<S: Store> Predictor<S> {
     /// Answers one call; every way out is a reply.
-    pub async fn predict(self: &Arc<Self>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    pub(super) async fn predict(self: &Arc<Self>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let deadline = deadline_of(request.headers());
         let answer = self.answer(request, peer, deadline);
         let outcome = match deadline {
@@ -304,7 +304,8 @@ impl<S: Store> Predictor<S> {
             let failed = match fresh {
                 Ok(Fresh { parsed: Some(_), rows: Some(rows), .. }) => {
                     for row in led {
-                        answers[row] = rows.iter().find(|(at, _)| *at == row).map(|(_, answer)| answer.clone());
+                        answers[row] =
+                            rows.iter().find(|(at, _)| *at == row).map(|(_, answer)| answer.clone());
                     }
                     None
                 }
@@ -344,7 +345,8 @@ impl<S: Store> Predictor<S> {
     /// by an earlier success of the very same form.
     fn is_valid(&self, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
         let Asked { query, model, other_inputs, .. } = asked;
-        let tried = |row: &usize| !query.has_other_inputs() || model.has_accepted(&inputs_key(other_inputs[*row]));
+        let tried =
+            |row: &usize| !query.has_other_inputs() || model.has_accepted(&inputs_key(other_inputs[*row]));
         query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
             || model.has_accepted(&query.validity(&self.key))
     }
@@ -368,7 +370,8 @@ impl<S: Store> Predictor<S> {
                 Claim::Replay(another) => *follow = another,
                 Claim::Refuse => return Err(Err(CallError::Suspected)),
                 Claim::Forward(lead) => {
-                    let fresh = self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
+                    let fresh =
+                        self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
                     return match fresh.rows.and_then(|mut rows| rows.pop()) {
                         Some((_, answer)) => Ok(answer),
                         None => Err(Ok(fresh.reply.into_response())),
@@ -439,7 +442,11 @@ impl<S: Store> Predictor<S> {
         }
         if parsed.model_version != model.signature.version_served(query.version()) {
             // A reload that the next poll would notice too late; the reply itself is right.
-            tracing::info!(model = &*model.name, version = parsed.model_version, "served by another version than expected");
+            tracing::info!(
+                model = &*model.name,
+                version = parsed.model_version,
+                "served by another version than expected"
+            );
         }
         let took = if rows.len() == query.rows { arrived.elapsed() } else { sent.elapsed() };
         let version: Arc<str> = parsed.model_version.as_str().into();
@@ -467,11 +474,20 @@ impl<S: Store> Predictor<S> {
         self.store.settle(settled.collect()).await;
         self.template.learn(&reply);
         let re_encodes = prost::Message::encode_to_vec(&parsed) == payload;
-        Ok(Fresh { parsed: Some(parsed), rows: Some(answers).filter(|rows| !rows.is_empty()), reply, re_encodes })
+        Ok(Fresh {
+            parsed: Some(parsed),
+            rows: Some(answers).filter(|rows| !rows.is_empty()),
+            reply,
+            re_encodes,
+        })
     }
 
     /// A request that the upstream must refuse, in its own words; should it accept after all, its answer is dropped.
-    async fn let_upstream_refuse(&self, call: &Call, refusal: CallError) -> Result<Response<Body>, CallError> {
+    async fn let_upstream_refuse(
+        &self,
+        call: &Call,
+        refusal: CallError,
+    ) -> Result<Response<Body>, CallError> {
         let request = Forward::new(call, None).into_request();
         let reply = self.upstream.call(request, self.config.limits.message_bytes).await?;
         if reply.is_ok() {
@@ -483,12 +499,7 @@ impl<S: Store> Predictor<S> {
     }
 
     /// A request whose picture cannot be had, by the model's settings.
-    async fn unread(
-        &self,
-        call: Call,
-        model: &Model,
-        refusal: Refusal,
-    ) -> Result<Response<Body>, CallError> {
+    async fn unread(&self, call: Call, model: &Model, refusal: Refusal) -> Result<Response<Body>, CallError> {
         self.tally.unreadable();
         if model.treatment == Treatment::Observe {
             return self.forward_unread(call).await;
@@ -501,7 +512,9 @@ impl<S: Store> Predictor<S> {
                 self.forward_unread(call).await
             }
             // Not the model's own type or shape: the server refuses it, in words of its own.
-            Refusal::Unreadable { is_foreign: true, .. } => self.let_upstream_refuse(&call, refusal.into()).await,
+            Refusal::Unreadable { is_foreign: true, .. } => {
+                self.let_upstream_refuse(&call, refusal.into()).await
+            }
             Refusal::Unreadable { .. } => match model.settings.on_unreadable {
                 OnUnreadable::Forward => self.forward_unread(call).await,
                 OnUnreadable::Reject => Err(refusal.into()),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A count that is taken from and given back; no caller can take more than its share.
 #[derive(Clone)]
-pub struct Quota {
+pub(super) struct Quota {
     used: Arc<Mutex<Used>>,
     total: usize,
     share: usize,
@@ -18,7 +18,7 @@ struct Used {
 }
 
 /// What was taken; given back when dropped.
-pub struct Permit {
+pub(super) struct Permit {
     used: Arc<Mutex<Used>>,
     caller: [u8; 16],
     amount: usize,
@@ -26,12 +26,12 @@ pub struct Permit {
 
 impl Quota {
     /// A quota of `total` units, of which one caller may hold `share` at once.
-    pub fn new(total: usize, share: usize) -> Self {
+    pub(super) fn new(total: usize, share: usize) -> Self {
         Self { used: Arc::default(), total, share: share.min(total) }
     }
 
     /// Takes `amount` units for `caller`, or nothing where that would burst the total or the caller's share.
-    pub fn take(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
+    pub(super) fn take(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
         // A plain lock: held for one map access, never across an await.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if amount > self.total - used.total {
@@ -47,7 +47,7 @@ impl Quota {
     }
 
     /// Units in use, for the operator.
-    pub fn in_use(&self) -> usize {
+    pub(super) fn in_use(&self) -> usize {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).total
     }
 }
@@ -85,6 +85,9 @@ mod tests {
         assert!(quota.take(BERT, 2).is_some());
         drop(four);
         assert_eq!(quota.in_use(), 0);
-        assert!(quota.used.lock().unwrap().by_caller.is_empty(), "nothing is kept of a caller that holds nothing");
+        assert!(
+            quota.used.lock().unwrap().by_caller.is_empty(),
+            "nothing is kept of a caller that holds nothing"
+        );
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 /// The inference service that Triton and every KServe v2 server share.
-pub const INFERENCE: &str = "inference.GRPCInferenceService";
+pub(super) const INFERENCE: &str = "inference.GRPCInferenceService";
 
 /// The path of the call that is judged.
-pub const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+pub(super) const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// Calls that tell nothing of what reached the model, by method name.
 const OPEN: [&str; 6] =
@@ -34,7 +34,7 @@ const CLOSED: [&str; 15] = [
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub(super) enum Route {
     /// A question to a model: read and judged.
     Predict,
     /// Let through byte for byte.
@@ -49,18 +49,23 @@ pub enum Route {
 
 /// The table of routes, with what the operator opened.
 #[derive(Clone, Debug, Default)]
-pub struct Routes {
+pub(super) struct Routes {
     allowed: BTreeSet<String>,
 }
 
 impl Routes {
     /// A table in which the `allowed` methods (`package.Service/Method`) pass too.
-    pub fn new(allowed: impl IntoIterator<Item = String>) -> Self {
-        Self { allowed: allowed.into_iter().map(|method| format!("/{}", method.trim_start_matches('/'))).collect() }
+    pub(super) fn new(allowed: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            allowed: allowed
+                .into_iter()
+                .map(|method| format!("/{}", method.trim_start_matches('/')))
+                .collect(),
+        }
     }
 
     /// The route of `path`, which must be exactly `/package.Service/Method`.
-    pub fn of(&self, path: &str) -> Route {
+    pub(super) fn of(&self, path: &str) -> Route {
         if path == MODEL_INFER {
             return Route::Predict;
         }
@@ -107,7 +112,9 @@ mod tests {
 
     #[test]
     fn the_operator_opens_what_it_names_but_cannot_unjudge_a_prediction() {
-        let routes = Routes::new(["inference.GRPCInferenceService/ModelStatistics", "my.Own/Call", MODEL_INFER].map(String::from));
+        let routes = Routes::new(
+            ["inference.GRPCInferenceService/ModelStatistics", "my.Own/Call", MODEL_INFER].map(String::from),
+        );
         assert_eq!(routes.of("/inference.GRPCInferenceService/ModelStatistics"), Route::Pass);
         assert_eq!(routes.of("/my.Own/Call"), Route::Pass);
         assert_eq!(routes.of(MODEL_INFER), Route::Predict);

@@ -14,7 +14,7 @@ use crate::session::CallerError;
 
 /// Everything that ends a call without a reply of the model server's.
 #[derive(Debug, thiserror::Error)]
-pub enum CallError {
+pub(super) enum CallError {
     /// A known method that is closed.
     #[error("{0} is closed")]
     Closed(String),
@@ -63,7 +63,7 @@ fn written(message: &str) -> HeaderValue {
 
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(super) enum Side {
     /// The caller's request.
     Caller,
     /// The model server.
@@ -74,21 +74,28 @@ pub enum Side {
 
 impl CallError {
     /// Status code, label for logs and metrics, side.
-    pub fn outcome(&self) -> (Code, &'static str, Side) {
+    pub(super) fn outcome(&self) -> (Code, &'static str, Side) {
         match self {
             Self::Closed(_) => (Code::PermissionDenied, "closed_method", Side::Caller),
             Self::Unknown => (Code::Unimplemented, "unknown_method", Side::Caller),
             Self::Caller(CallerError::Twice) => (Code::InvalidArgument, "identity_twice", Side::Caller),
             Self::Caller(CallerError::Required) => (Code::Unauthenticated, "identity_required", Side::Caller),
-            Self::Frame(FrameError::TooLarge { .. }) => (Code::ResourceExhausted, "message_too_large", Side::Caller),
+            Self::Frame(FrameError::TooLarge { .. }) => {
+                (Code::ResourceExhausted, "message_too_large", Side::Caller)
+            }
             Self::Frame(FrameError::NoBudget) => (Code::ResourceExhausted, "byte_budget", Side::Ours),
             Self::Frame(FrameError::Slow(_)) => (Code::DeadlineExceeded, "slow_request", Side::Caller),
             Self::Frame(FrameError::Broken(_)) => (Code::Cancelled, "broken_request", Side::Caller),
             Self::Frame(
-                FrameError::Nothing(_) | FrameError::Truncated { .. } | FrameError::More | FrameError::Flag(_),
+                FrameError::Nothing(_)
+                | FrameError::Truncated { .. }
+                | FrameError::More
+                | FrameError::Flag(_),
             ) => (Code::Internal, "malformed_frame", Side::Caller),
             Self::Encoding => (Code::Unimplemented, "unknown_encoding", Side::Caller),
-            Self::Inflate(InflateError::TooLarge(_)) => (Code::ResourceExhausted, "message_too_large", Side::Caller),
+            Self::Inflate(InflateError::TooLarge(_)) => {
+                (Code::ResourceExhausted, "message_too_large", Side::Caller)
+            }
             Self::Inflate(_) => (Code::Internal, "malformed_compression", Side::Caller),
             Self::Refused(Refusal::Malformed(_)) => (Code::InvalidArgument, "malformed", Side::Caller),
             Self::Refused(Refusal::Dangerous(_)) => (Code::InvalidArgument, "dangerous_shape", Side::Caller),
@@ -98,14 +105,16 @@ impl CallError {
             Self::Overloaded => (Code::ResourceExhausted, "overloaded", Side::Ours),
             Self::Deadline => (Code::DeadlineExceeded, "deadline", Side::Caller),
             Self::Upstream(UpstreamError::Down(_)) => (Code::Unavailable, "upstream_down", Side::Upstream),
-            Self::Upstream(UpstreamError::Broken(_)) => (Code::Unavailable, "upstream_broken", Side::Upstream),
+            Self::Upstream(UpstreamError::Broken(_)) => {
+                (Code::Unavailable, "upstream_broken", Side::Upstream)
+            }
             Self::Upstream(UpstreamError::Reply(_)) => (Code::Internal, "upstream_reply", Side::Upstream),
             Self::Answer(_) => (Code::Internal, "unassembled", Side::Ours),
         }
     }
 
     /// What the caller is told; like the model server's own errors it is all trailers.
-    pub fn into_response(self) -> Response<Body> {
+    pub(super) fn into_response(self) -> Response<Body> {
         let (code, label, side) = self.outcome();
         tracing::debug!(error = %self, label, ?side, "call refused");
         let message = match self {
@@ -124,7 +133,7 @@ impl CallError {
     }
 
     /// The encodings that we open, for a caller that used another.
-    pub fn accept_encoding(response: &mut Response<Body>) {
+    pub(super) fn accept_encoding(response: &mut Response<Body>) {
         response
             .headers_mut()
             .insert("grpc-accept-encoding", http::HeaderValue::from_static("identity, deflate, gzip"));

@@ -9,7 +9,7 @@ use super::body::{self, Body};
 use super::upstream::Reply;
 
 /// Headers and trailers of the upstream's latest OK reply to a Predict call.
-pub struct Template {
+pub(super) struct Template {
     latest: ArcSwap<(HeaderMap, HeaderMap)>,
 }
 

@@ -34,7 +34,7 @@ pub enum TlsError {
 /// The server side: our certificate, and the CA that clients must come from where one is named.
 ///
 /// With `client_ca` a client without a valid certificate is not let in.
-pub fn server(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
+pub(super) fn server(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?;
     let builder = match &tls.client_ca {
@@ -47,14 +47,13 @@ pub fn server(tls: &ServerTls) -> Result<ServerConfig, TlsError> {
         }
         None => builder.with_no_client_auth(),
     };
-    let mut config =
-        builder.with_single_cert(certificates(&tls.certificate)?, private_key(&tls.key)?)?;
+    let mut config = builder.with_single_cert(certificates(&tls.certificate)?, private_key(&tls.key)?)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }
 
 /// The client side, towards the upstream.
-pub fn client(tls: &UpstreamTls) -> Result<ClientConfig, TlsError> {
+pub(super) fn client(tls: &UpstreamTls) -> Result<ClientConfig, TlsError> {
     let mut trusted = RootCertStore::empty();
     if let Some(ca) = &tls.ca {
         trusted = roots(ca)?;
@@ -73,7 +72,7 @@ pub fn client(tls: &UpstreamTls) -> Result<ClientConfig, TlsError> {
 }
 
 /// The name in a verified client certificate: its first URI, else DNS name, else e-mail address.
-pub fn subject_of(chain: &[CertificateDer<'_>]) -> Option<String> {
+pub(super) fn subject_of(chain: &[CertificateDer<'_>]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
     let names = &certificate.subject_alternative_name().ok()??.value.general_names;
     let uri = names.iter().find_map(|name| match name {

@@ -48,7 +48,7 @@ const SEND_BUFFER: usize = 1 << 20;
 
 /// Why a call did not reach the upstream, or broke on the way.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum UpstreamError {
+pub(super) enum UpstreamError {
     /// No connection can be had.
     #[error("failed to connect to the model server: {0}")]
     Down(Arc<str>),
@@ -61,7 +61,7 @@ pub enum UpstreamError {
 }
 
 /// How to reach the upstream.
-pub struct Connector {
+pub(super) struct Connector {
     route: Way,
     scheme: Scheme,
     authority: Authority,
@@ -74,7 +74,7 @@ enum Way {
 }
 
 /// A connection to the upstream that is made again whenever it ends.
-pub struct Lane {
+pub(super) struct Lane {
     state: watch::Receiver<State>,
     connector: Arc<Connector>,
     keeper: JoinHandle<()>,
@@ -88,7 +88,7 @@ enum State {
 }
 
 /// The shared lanes, and the means to open one for a single downstream connection.
-pub struct Upstream {
+pub(super) struct Upstream {
     connector: Arc<Connector>,
     lanes: Vec<Lane>,
     next: AtomicUsize,
@@ -96,7 +96,7 @@ pub struct Upstream {
 
 impl Connector {
     /// A connector to `address`; `tls` applies to `https://` alone.
-    pub fn new(address: &UpstreamAddress, tls: &UpstreamTls) -> Result<Self, TlsError> {
+    pub(super) fn new(address: &UpstreamAddress, tls: &UpstreamTls) -> Result<Self, TlsError> {
         let local = || Authority::from_static("localhost");
         Ok(match address {
             UpstreamAddress::Http(authority) => Self {
@@ -170,7 +170,7 @@ async fn dial(address: &str) -> io::Result<TcpStream> {
 
 impl Lane {
     /// Opens a lane; it connects in the background and ends when dropped.
-    pub fn open(connector: Arc<Connector>) -> Self {
+    pub(super) fn open(connector: Arc<Connector>) -> Self {
         let (publish, state) = watch::channel(State::Connecting);
         let keeper = tokio::spawn(keep_up(Arc::clone(&connector), publish));
         Self { state, connector, keeper }
@@ -179,7 +179,7 @@ impl Lane {
     /// Sends `request`, whose URI is replaced by the upstream's, and returns the reply's head with its body to come.
     ///
     /// A request that was certainly never sent (the connection closed under it) is sent once more; nothing else is retried.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = self.connector.target(parts.uri.authority().cloned(), path);
@@ -261,7 +261,7 @@ fn down(publish: &watch::Sender<State>, why: &str) {
 }
 
 /// A reply read whole: its headers, its one message where it has one, its trailers.
-pub struct Reply {
+pub(super) struct Reply {
     /// Response headers.
     pub headers: HeaderMap,
     /// The message with its prefix; none in a reply that is all trailers.
@@ -274,14 +274,14 @@ pub struct Reply {
 
 impl Reply {
     /// Whether the model server answered with OK and one message.
-    pub fn is_ok(&self) -> bool {
+    pub(super) fn is_ok(&self) -> bool {
         self.status == http::StatusCode::OK
             && self.frame.is_some()
             && self.trailers.get("grpc-status").is_some_and(|status| status == "0")
     }
 
     /// The same reply with its message uncompressed, so that forwarded and replayed replies are written alike.
-    pub fn plain(mut self, limit: usize) -> Result<Self, UpstreamError> {
+    pub(super) fn plain(mut self, limit: usize) -> Result<Self, UpstreamError> {
         let encoding = frame::Encoding::of(&self.headers);
         self.headers.remove("grpc-encoding");
         if let Some(frame) = self.frame.take() {
@@ -298,12 +298,12 @@ impl Reply {
     }
 
     /// The message without its prefix, of a plain reply; empty where there is none.
-    pub fn payload(&self) -> Bytes {
+    pub(super) fn payload(&self) -> Bytes {
         self.frame.as_ref().map(|frame| frame.bytes.slice(frame::PREFIX..)).unwrap_or_default()
     }
 
     /// The reply as it goes on to the caller.
-    pub fn into_response(self) -> Response<Body> {
+    pub(super) fn into_response(self) -> Response<Body> {
         let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
         let body = match (self.frame, trailers) {
             (Some(frame), trailers) => body::message(frame.bytes, trailers),
@@ -319,19 +319,19 @@ impl Reply {
 
 impl Upstream {
     /// Opens the shared lanes; the model server need not be there yet.
-    pub fn open(connector: Connector) -> Self {
+    pub(super) fn open(connector: Connector) -> Self {
         let connector = Arc::new(connector);
         let lanes = (0..SHARED_LANES).map(|_| Lane::open(Arc::clone(&connector))).collect();
         Self { connector, lanes, next: AtomicUsize::new(0) }
     }
 
     /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
-    pub fn own_lane(&self) -> Lane {
+    pub(super) fn own_lane(&self) -> Lane {
         Lane::open(Arc::clone(&self.connector))
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
-    pub async fn call(&self, request: Request<Body>, limit: usize) -> Result<Reply, UpstreamError> {
+    pub(super) async fn call(&self, request: Request<Body>, limit: usize) -> Result<Reply, UpstreamError> {
         let (head, mut body) = self.lane().send(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
@@ -351,7 +351,7 @@ impl Upstream {
     }
 
     /// One call over a shared lane, its reply relayed as it comes.
-    pub async fn relay(&self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
+    pub(super) async fn relay(&self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
         Ok(self.lane().send(request).await?.map(body::relay))
     }
 
@@ -361,7 +361,7 @@ impl Upstream {
     }
 
     /// A unary call of our own, not made for any caller.
-    pub async fn ask<Q: prost::Message, A: prost::Message + Default>(
+    pub(super) async fn ask<Q: prost::Message, A: prost::Message + Default>(
         &self,
         path: &'static str,
         question: &Q,
