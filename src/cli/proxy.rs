@@ -1,29 +1,36 @@
 //! `refrain proxy`: serve until told to stop.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::Settings;
 use crate::config::Config;
-use crate::proxy::Sidecar;
+use crate::proxy::{Reloader, Sidecar};
 use crate::timing::FinePacer;
 
-pub(super) fn run(config: Config) -> ExitCode {
+/// How often the configuration file, and the TLS files that it names, are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+pub(super) fn run(settings: &Settings, config: Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(error),
     };
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(settings.clone(), config))
 }
 
-async fn serve(config: Config) -> ExitCode {
+async fn serve(settings: Settings, config: Config) -> ExitCode {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), upstream = ?config.upstream, "refrain");
     let pacer = match FinePacer::new() {
         Ok(pacer) => pacer,
         Err(error) => return cannot_start(error),
     };
+    let files = watched(&settings, &config);
     let sidecar = match Sidecar::bind(config, Arc::new(pacer)).await {
         Ok(sidecar) => sidecar,
         Err(error) => return cannot_start(error),
@@ -35,10 +42,56 @@ async fn serve(config: Config) -> ExitCode {
         tracing::info!("stopping");
         let _ = stop.send(true);
     });
+    tokio::spawn(reload_on_change(settings, files, sidecar.reloader()));
     let tally = sidecar.tally();
     let drained = sidecar.serve(stopping).await;
     tracing::info!(totals = ?tally.totals(), drained, "stopped");
     ExitCode::SUCCESS
+}
+
+/// The files that the configuration came from or names.
+fn watched(settings: &Settings, config: &Config) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = settings.config.iter().cloned().collect();
+    if let Some(tls) = &config.tls {
+        files.extend([&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca).cloned());
+    }
+    files
+}
+
+/// What the files hold; one that cannot be read counts as empty until it can.
+async fn contents(files: &[PathBuf]) -> Vec<Vec<u8>> {
+    let mut contents = Vec::with_capacity(files.len());
+    for file in files {
+        contents.push(tokio::fs::read(file).await.unwrap_or_default());
+    }
+    contents
+}
+
+/// Reloads whenever a watched file changes; a wrong configuration is reported and the old one stays.
+async fn reload_on_change(settings: Settings, mut files: Vec<PathBuf>, reloader: Reloader) {
+    let mut known = contents(&files).await;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let found = contents(&files).await;
+        if found == known {
+            continue;
+        }
+        known = found;
+        let config = match settings.load() {
+            Ok(config) => config,
+            Err(mistakes) => {
+                tracing::error!(%mistakes, "the changed configuration is wrong; the old one stays");
+                continue;
+            }
+        };
+        files = watched(&settings, &config);
+        known = contents(&files).await;
+        match reloader.reload(config) {
+            Ok(later) if later.is_empty() => tracing::info!("configuration reloaded"),
+            Ok(later) => tracing::warn!(at_next_start = ?later, "configuration reloaded, in part"),
+            Err(error) => tracing::error!(%error, "the changed configuration cannot be used; the old one stays"),
+        }
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.

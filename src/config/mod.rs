@@ -4,6 +4,7 @@
 //! TOML file, environment variables (`REFRAIN_LIMITS__MESSAGE_BYTES=8MiB` for `limits.message_bytes`), command-line flags.
 //! Unknown keys are refused and all mistakes are reported at once.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,15 @@ pub enum Address {
     Tcp(SocketAddr),
     /// `unix:/path`.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Where the model server is.
@@ -185,6 +195,17 @@ impl Config {
         let mut mistakes = Mistakes::default();
         let config = read(merged, &mut mistakes);
         if mistakes.0.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// Whether pictures are judged as under `other`: the same rules and groups by the same patterns.
+    pub fn judges_as(&self, other: &Config) -> bool {
+        let judging = |settings: &ModelSettings| {
+            (settings.group.clone(), settings.image_input.clone(), settings.reading, settings.rules.clone())
+        };
+        let patterns = |config: &Config| -> Vec<_> {
+            config.patterns.iter().map(|(glob, settings)| (glob.glob().clone(), judging(settings))).collect()
+        };
+        judging(&self.models) == judging(&other.models) && patterns(self) == patterns(other)
     }
 
     /// The settings of `model`: those of the longest pattern that matches its name.

@@ -21,7 +21,7 @@ use super::body::{Body, BoxError};
 use super::listen::{BoxedStream, Peer};
 use super::passthrough;
 use super::predict::Predictor;
-use super::route::{Route, Routes};
+use super::route::Route;
 use super::status::CallError;
 use super::upstream::Lane;
 use crate::session::Store;
@@ -44,7 +44,6 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 /// One connection: what its calls share.
 pub(super) struct Connection<S, H> {
     predictor: Arc<Predictor<S>>,
-    routes: Arc<Routes>,
     health: H,
     peer: Arc<Peer>,
     /// The upstream connection for calls that stream through; of this connection alone, opened when first used.
@@ -55,7 +54,6 @@ impl<S, H: Clone> Clone for Connection<S, H> {
     fn clone(&self) -> Self {
         Self {
             predictor: Arc::clone(&self.predictor),
-            routes: Arc::clone(&self.routes),
             health: self.health.clone(),
             peer: Arc::clone(&self.peer),
             own_lane: Arc::clone(&self.own_lane),
@@ -73,19 +71,20 @@ where
         + 'static,
     H::Future: Send,
 {
-    pub(super) fn new(predictor: Arc<Predictor<S>>, routes: Arc<Routes>, health: H, peer: Peer) -> Self {
-        Self { predictor, routes, health, peer: Arc::new(peer), own_lane: Arc::default() }
+    pub(super) fn new(predictor: Arc<Predictor<S>>, health: H, peer: Peer) -> Self {
+        Self { predictor, health, peer: Arc::new(peer), own_lane: Arc::default() }
     }
 
     /// Serves the connection until it ends, or until `stop` turns true and its calls have ended.
     pub(super) async fn serve(self, stream: BoxedStream, stop: watch::Receiver<bool>) {
-        let streams = self.predictor.config.limits.streams;
+        let streams = self.predictor.live.load().config.limits.streams;
         serve_http2(stream, streams, self, stop).await;
     }
 
     async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-        let route = if request.method() == Method::POST { self.routes.of(path) } else { Route::Unknown };
+        let is_call = request.method() == Method::POST;
+        let route = if is_call { self.predictor.live.load().routes.of(path) } else { Route::Unknown };
         match route {
             Route::Predict => self.predictor.predict(request, &self.peer).await,
             Route::Pass => {

@@ -1,23 +1,178 @@
-//! One call on its way to the upstream, and how long it goes on when its caller does not.
+//! One call on its way to the upstream and back: what is sent, what is settled with the answer, and how long it goes on when
+//! its caller does not.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::body::{self, Body};
-use super::predict::Call;
+use super::frame;
+use super::live::Live;
+use super::models::Model;
+use super::predict::{Asked, Call, Predictor};
+use super::status::CallError;
+use super::upstream::{Reply, UpstreamError};
+use crate::protocol::answer;
+use crate::protocol::pb;
+use crate::protocol::triton::Query;
+use crate::session::{Answer, Lead, Outcome, Store};
+
+/// What the upstream said to a forward.
+pub(super) struct Fresh {
+    pub(super) reply: Reply,
+    /// Its message; none unless it answered OK.
+    pub(super) parsed: Option<pb::ModelInferResponse>,
+    /// One answer for each row that was asked for; none where the reply cannot be taken apart.
+    pub(super) rows: Option<Vec<(usize, Answer)>>,
+    /// Whether encoding the decoded message gives the same bytes, as replays are encoded.
+    pub(super) re_encodes: bool,
+}
+
+impl<S: Store> Predictor<S> {
+    /// Asks the upstream for `rows` (all of them where none are named) and settles `leads` with what it says.
+    ///
+    /// Others may wait for what was claimed, so the forward runs on for a while if this call is cancelled.
+    pub(super) async fn forward(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        rows: Option<Vec<usize>>,
+        leads: Vec<(usize, Lead)>,
+    ) -> Result<Fresh, CallError> {
+        let query = &asked.query;
+        let rows = rows.unwrap_or_else(|| (0..query.rows).collect());
+        let message = if rows.len() == query.rows {
+            query.for_all_rows(&asked.model.signature).map(|bytes| frame::wrap(&bytes))
+        } else {
+            Some(frame::encode(&query.for_rows(&rows)))
+        };
+        let errand = Errand {
+            forward: Forward::new(call, message),
+            query: Arc::clone(query),
+            model: Arc::clone(&asked.model),
+            live: Arc::clone(&call.live),
+            rows,
+            leads,
+        };
+        let this = Arc::clone(self);
+        let work = async move { this.ask_and_settle(errand).await };
+        let fresh = lingering(call.live.config.limits.linger, work).await;
+        Ok(fresh.unwrap_or_else(|| Err(UpstreamError::Broken("the forward was given up".into())))?)
+    }
+
+    async fn ask_and_settle(&self, errand: Errand) -> Result<Fresh, UpstreamError> {
+        let Errand { forward, query, model, live, rows, leads } = errand;
+        let limit = live.config.limits.message_bytes;
+        let arrived = forward.arrived;
+        self.tally.forwarded(rows.len());
+        let reply = self.upstream.call(forward.into_request(), limit).await?;
+        if !reply.is_ok() {
+            // Errors are never remembered: the leads fail as they are dropped.
+            return Ok(Fresh { reply, parsed: None, rows: None, re_encodes: true });
+        }
+        let reply = reply.plain(limit)?;
+        let payload = reply.payload();
+        let parsed = answer::decode(payload.clone()).map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
+        self.learn(&parsed, &query, &model, &rows, &live);
+        self.template.learn(&reply);
+
+        let version: Arc<str> = parsed.model_version.as_str().into();
+        let answered = |bytes| Answer { bytes, version: Arc::clone(&version), took: arrived.elapsed() };
+        let answers: Vec<(usize, Answer)> = match take_apart(&parsed, &query, rows.len()) {
+            Ok(parts) => rows.iter().copied().zip(parts.into_iter().map(answered)).collect(),
+            Err(error) => {
+                tracing::warn!(model = &*model.name, %error, "a reply cannot be kept");
+                Vec::new()
+            }
+        };
+        let outcome = |row: usize| match answers.iter().find(|(at, _)| *at == row) {
+            Some((_, answer)) => Outcome::Answered(answer.clone()),
+            // Rows without an answer of their own leave their likeness behind.
+            None if !query.splits => Outcome::Answered(answered(Bytes::new())),
+            None => Outcome::Failed,
+        };
+        self.store.settle(leads.into_iter().map(|(row, lead)| (lead, outcome(row))).collect()).await;
+        let re_encodes = prost::Message::encode_to_vec(&parsed) == payload;
+        let rows = Some(answers).filter(|rows| !rows.is_empty());
+        Ok(Fresh { parsed: Some(parsed), rows, reply, re_encodes })
+    }
+
+    /// Takes note of a form that the upstream accepts, and of a version that was not expected.
+    fn learn(&self, reply: &pb::ModelInferResponse, query: &Query, model: &Model, rows: &[usize], live: &Arc<Live>) {
+        model.accepted(query.validity(&self.key));
+        if query.has_other_inputs() {
+            rows.iter().for_each(|row| model.accepted(inputs_key(query.other_inputs(*row, &self.key))));
+        }
+        if query.version().is_empty() && reply.model_version != model.signature.version_served("") {
+            // A reload. The reply is right; what is known of the model is not, and the next poll may be far off.
+            let (live, name) = (Arc::clone(live), Arc::clone(&model.name));
+            tokio::spawn(async move { live.models.renew(&name).await });
+        }
+    }
+
+    /// A request that the upstream must refuse, in its own words; should it accept after all, its answer is dropped.
+    pub(super) async fn let_upstream_refuse(
+        &self,
+        call: &Call,
+        refusal: CallError,
+    ) -> Result<Response<Body>, CallError> {
+        let request = Forward::new(call, None).into_request();
+        let reply = self.upstream.call(request, call.live.config.limits.message_bytes).await?;
+        if reply.is_ok() {
+            tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
+            return Err(refusal);
+        }
+        self.tally.refused("malformed");
+        Ok(reply.into_response())
+    }
+
+    /// Bytes on and bytes back, unjudged.
+    pub(super) async fn forward_unread(&self, call: Call) -> Result<Response<Body>, CallError> {
+        let request = Forward::new(&call, None).into_request();
+        Ok(self.upstream.relay(request).await?)
+    }
+}
+
+/// One answer for each of the `rows` asked for; none where outputs do not carry the batch dimension.
+fn take_apart(reply: &pb::ModelInferResponse, query: &Query, rows: usize) -> Result<Vec<Bytes>, answer::AnswerError> {
+    if query.rows == 1 {
+        Ok(vec![answer::keep_whole(reply)])
+    } else if query.splits {
+        answer::split(reply, rows)
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// The digest of other inputs as one of the keys of [`Model::has_accepted`]; a form's own digest never has eight zeros first.
+pub(super) fn inputs_key(inputs: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[8..].copy_from_slice(&inputs.to_le_bytes());
+    key
+}
+
+/// A forward with all that it needs to go on without its caller.
+struct Errand {
+    forward: Forward,
+    query: Arc<Query>,
+    model: Arc<Model>,
+    live: Arc<Live>,
+    rows: Vec<usize>,
+    leads: Vec<(usize, Lead)>,
+}
 
 /// A request to the upstream: the caller's head, and the caller's frame or another in its place.
-pub(super) struct Forward {
+struct Forward {
     head: Parts,
     frame: Bytes,
     /// When the caller's request had arrived.
-    pub(super) arrived: Instant,
+    arrived: Instant,
 }
 
 /// A call that went on at once carries the caller's deadline as it was written; one that waited longer than this, the remainder.
@@ -25,7 +180,7 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 
 impl Forward {
     /// `call` with `frame` in place of its own where one is given.
-    pub(super) fn new(call: &Call, frame: Option<Bytes>) -> Self {
+    fn new(call: &Call, frame: Option<Bytes>) -> Self {
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = call.head.method.clone();
         head.uri = call.head.uri.clone();
@@ -43,7 +198,7 @@ impl Forward {
     }
 
     /// The request to send.
-    pub(super) fn into_request(self) -> Request<Body> {
+    fn into_request(self) -> Request<Body> {
         Request::from_parts(self.head, body::message(self.frame, None))
     }
 }
@@ -65,7 +220,7 @@ fn timeout_value(left: Duration) -> String {
 /// Runs `work` to its end, or, once nobody waits for it any more, for at most `linger`.
 ///
 /// None where the work panicked.
-pub(super) async fn lingering<T: Send + 'static>(
+async fn lingering<T: Send + 'static>(
     linger: Duration,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {

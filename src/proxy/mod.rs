@@ -8,6 +8,7 @@
 //! health.rs       grpc.health.v1, in the model server's name
 //! passthrough.rs  a call that is let through: bytes on and bytes back
 //! predict.rs      ★ a call that is judged, from first to last
+//! live.rs         the settings that it came under
 //! models.rs       what is known of the model that it asks
 //! frame.rs        its message, read within bounds
 //! quota.rs        and within budgets
@@ -26,6 +27,7 @@ mod health;
 mod passthrough;
 mod predict;
 mod models;
+mod live;
 mod frame;
 mod quota;
 mod forward;
@@ -37,7 +39,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
@@ -46,23 +48,36 @@ pub use listen::Listener;
 pub use tls::TlsError;
 
 use crate::config::Config;
-use crate::session::{CallerRules, Callers, Embedded, Stats, Store};
+use crate::session::{Embedded, Stats, Store};
 use crate::telemetry::Tally;
 use crate::timing::{Latencies, Pacer};
 use connection::Connection;
-use models::Models;
+use live::{Keys, Live};
 use predict::Predictor;
-use quota::Quota;
-use route::Routes;
 use template::Template;
 use upstream::{Connector, Upstream};
 
 /// A sidecar that is put together but not yet serving.
 pub struct Sidecar {
     predictor: Arc<Predictor<Embedded>>,
-    routes: Arc<Routes>,
     listener: Listener,
+    tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
+    keys: Keys,
 }
+
+/// Changes the configuration of a sidecar that serves.
+pub struct Reloader {
+    predictor: Arc<Predictor<Embedded>>,
+    tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
+    keys: Keys,
+    locally: bool,
+}
+
+/// How often every known model is asked for again, so that a reload is noticed by a session of pure replays too.
+const RENEW: Duration = Duration::from_secs(2);
+
+/// How often the store lets go of what is past its life in sessions that nobody visits.
+const TIDY: Duration = Duration::from_secs(60);
 
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -86,39 +101,37 @@ pub enum StartError {
 impl Sidecar {
     /// Binds `config.listen` and begins to connect to the upstream, which need not be there yet.
     pub async fn bind(config: Config, pacer: Arc<dyn Pacer>) -> Result<Self, StartError> {
-        let tls = config.tls.as_ref().map(tls::server).transpose()?.map(Arc::new);
+        let server_tls = config.tls.as_ref().map(tls::server).transpose()?.map(Arc::new);
+        let tls = Arc::new(ArcSwapOption::new(server_tls));
         let connector = Connector::new(&config.upstream, &config.upstream_tls)?;
-        let listener = Listener::bind(&config.listen, Arc::new(ArcSwapOption::new(tls)))
+        let listener = Listener::bind(&config.listen, Arc::clone(&tls))
             .await
-            .map_err(|source| StartError::Listen { address: format!("{:?}", config.listen), source })?;
-        let rules = CallerRules {
-            trusted_peers: config.caller.trusted_peers.clone(),
-            trusted_certificates: config.caller.trusted_certificates.clone(),
-            by_metadata: config.caller.metadata.is_some(),
-            by_authorization: config.caller.authorization_verified,
-            require: config.caller.require,
-            listening_locally: listener.is_local(),
-        };
-        let config = Arc::new(config);
-        let limits = &config.limits;
+            .map_err(|source| StartError::Listen { address: config.listen.to_string(), source })?;
+        let keys = Keys { pictures: secret()?, callers: secret()? };
         let upstream = Arc::new(Upstream::open(connector));
-        let predictor = Predictor {
-            models: Arc::new(Models::new(Arc::clone(&upstream), Arc::clone(&config), secret()?)),
+        let store = Arc::new(Embedded::new(config.store.clone()));
+        let live = Live::new(config, Arc::clone(&upstream), keys, listener.is_local());
+        let predictor = Arc::new(Predictor {
+            live: ArcSwap::from_pointee(live),
             upstream,
-            callers: Callers::new(rules, secret()?),
-            store: Arc::new(Embedded::new(config.store.clone())),
+            store,
             latencies: Latencies::new(),
             pacer,
-            bytes: Quota::new(limits.bytes_in_flight, limits.bytes_in_flight_per_caller),
-            held: Quota::new(limits.held, limits.held_per_caller),
-            shadows: Quota::new(limits.shadows, limits.shadows_per_caller),
             template: Template::default(),
             key: secret()?,
             tally: Arc::default(),
-            config: Arc::clone(&config),
-        };
-        let routes = Arc::new(Routes::new(config.rpc_allow.iter().cloned()));
-        Ok(Self { predictor: Arc::new(predictor), routes, listener })
+        });
+        Ok(Self { predictor, listener, tls, keys })
+    }
+
+    /// The means to change its configuration later.
+    pub fn reloader(&self) -> Reloader {
+        Reloader {
+            predictor: Arc::clone(&self.predictor),
+            tls: Arc::clone(&self.tls),
+            keys: self.keys,
+            locally: self.listener.is_local(),
+        }
     }
 
     /// Where it listens, as settings write it.
@@ -141,12 +154,12 @@ impl Sidecar {
     ///
     /// True where every connection ended by itself; the others are cut.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) -> bool {
-        let Self { predictor, routes, listener } = self;
-        let limits = predictor.config.limits.clone();
+        let Self { predictor, listener, .. } = self;
+        let limits = predictor.live.load().config.limits.clone();
         let (reporter, health) = health::service();
         let mut helpers = JoinSet::new();
         helpers.spawn(health::watch(Arc::clone(&predictor.upstream), reporter, stop.clone()));
-        helpers.spawn(Arc::clone(&predictor.models).keep_fresh());
+        helpers.spawn(keep_up(Arc::clone(&predictor)));
 
         let mut connections = JoinSet::new();
         let places = Arc::new(Semaphore::new(limits.connections));
@@ -174,13 +187,12 @@ impl Sidecar {
                 );
                 continue;
             };
-            let (predictor, routes, health, stop) =
-                (Arc::clone(&predictor), Arc::clone(&routes), health.clone(), stop.clone());
+            let (predictor, health, stop) = (Arc::clone(&predictor), health.clone(), stop.clone());
             connections.spawn(async move {
                 let _place = place;
                 match arrival.greet().await {
                     Ok((stream, peer)) => {
-                        Connection::new(predictor, routes, health, peer).serve(stream, stop).await
+                        Connection::new(predictor, health, peer).serve(stream, stop).await
                     }
                     Err(error) => tracing::debug!(%error, "handshake failed"),
                 }
@@ -199,6 +211,47 @@ impl Sidecar {
         connections.shutdown().await;
         helpers.shutdown().await;
         drained
+    }
+}
+
+impl Reloader {
+    /// Makes `config` live for every call from now on; calls in flight end as they began. What is remembered stays, unless
+    /// pictures are judged otherwise now.
+    ///
+    /// Returns the sections that take effect only at the next start.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, StartError> {
+        let server_tls = config.tls.as_ref().map(tls::server).transpose()?.map(Arc::new);
+        let before = self.predictor.live.load_full();
+        let fixed = [
+            ("listen", config.listen != before.config.listen),
+            ("upstream", config.upstream != before.config.upstream),
+            ("upstream_tls", config.upstream_tls != before.config.upstream_tls),
+            ("store", config.store != before.config.store),
+            ("tls", config.tls.is_some() != before.config.tls.is_some()),
+        ];
+        let judged_otherwise = !config.judges_as(&before.config);
+        if config.tls.is_some() == before.config.tls.is_some() {
+            self.tls.store(server_tls);
+        }
+        let live = Live::new(config, Arc::clone(&self.predictor.upstream), self.keys, self.locally);
+        self.predictor.live.store(Arc::new(live));
+        if judged_otherwise {
+            tracing::warn!("pictures are judged otherwise now: what was remembered is forgotten");
+            self.predictor.store.clear();
+        }
+        Ok(fixed.into_iter().filter_map(|(section, changed)| changed.then_some(section)).collect())
+    }
+}
+
+/// Keeps what is known of models fresh and the store tidy, for ever.
+async fn keep_up(predictor: Arc<Predictor<Embedded>>) {
+    let mut renew = tokio::time::interval(RENEW);
+    let mut tidy = tokio::time::interval(TIDY);
+    loop {
+        tokio::select! {
+            _ = renew.tick() => predictor.live.load_full().models.renew_all().await,
+            _ = tidy.tick() => predictor.store.tidy(),
+        }
     }
 }
 

@@ -13,9 +13,6 @@ use crate::protocol::pb;
 use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Range, Reading};
 
-/// How often every known model is asked for again, so that a reload is noticed by a session of pure replays too.
-const REFRESH: Duration = Duration::from_secs(2);
-
 /// Time for one question about a model.
 const WITHIN: Duration = Duration::from_secs(5);
 
@@ -109,23 +106,20 @@ impl Models {
         }
     }
 
-    /// Asks for every known model again, for ever.
-    pub(super) async fn keep_fresh(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(REFRESH).await;
-            let names: Vec<String> = self.lock().keys().cloned().collect();
-            for name in names {
-                if let Err(Unknown::Refused) = self.learn(&name).await {
-                    tracing::info!(model = name, "the model server no longer has this model");
-                    self.lock().remove(&name);
-                }
-            }
+    /// Asks for every known model again.
+    pub(super) async fn renew_all(&self) {
+        let names: Vec<String> = self.lock().keys().cloned().collect();
+        for name in names {
+            self.renew(&name).await;
         }
     }
 
-    /// Asks for one model again, at once: a reply came from a version that was not expected.
+    /// Asks for one model again.
     pub(super) async fn renew(&self, name: &str) {
-        let _ = self.learn(name).await;
+        if let Err(Unknown::Refused) = self.learn(name).await {
+            tracing::info!(model = name, "the model server no longer has this model");
+            self.lock().remove(name);
+        }
     }
 
     async fn learn(&self, name: &str) -> Result<Arc<Model>, Unknown> {

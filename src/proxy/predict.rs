@@ -6,21 +6,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::forward::{self, Forward};
+use super::forward::{Fresh, inputs_key};
 use super::frame::{self, Encoding, Frame, Intake};
 use super::listen::Peer;
-use super::models::{Model, Models, Treatment, Unknown};
-use super::quota::Quota;
+use super::live::Live;
+use super::models::{Model, Treatment, Unknown};
 use super::status::CallError;
 use super::template::Template;
-use super::upstream::{Reply, Upstream, UpstreamError};
+use super::upstream::Upstream;
 use crate::config::{Config, OnUnreadable};
 use crate::judgment::{Evidence, Likeness};
 use crate::protocol::answer;
@@ -28,7 +30,7 @@ use crate::protocol::pb;
 use crate::protocol::tensor::{Reading, Unreadable};
 use crate::protocol::triton::{Query, Refusal};
 use crate::session::{
-    Answer, Caller, Callers, Claim, Facts, Follow, Judged, Lead, Outcome, Question, SessionKey, Store,
+    Answer, Caller, Claim, Facts, Follow, Judged, Lead, Question, SessionKey, Store,
     Values, View,
 };
 use crate::telemetry::Tally;
@@ -37,38 +39,32 @@ use crate::timing::{Latencies, Pacer, Stratum};
 /// Requests above this many bytes are read on a thread of their own: their likeness is long work.
 const LONG_WORK: usize = 1 << 20;
 
+/// Calls with more rows than this are judged on a thread of their own.
+const MANY_ROWS: usize = 32;
+
 /// Everything that a Predict call needs and that outlives it.
 pub(super) struct Predictor<S> {
-    /// The checked settings.
-    pub config: Arc<Config>,
+    /// What a change of configuration replaces.
+    pub(super) live: ArcSwap<Live>,
     /// The model server.
-    pub upstream: Arc<Upstream>,
-    /// What is known of its models.
-    pub models: Arc<Models>,
-    /// Who is who.
-    pub callers: Callers,
+    pub(super) upstream: Arc<Upstream>,
     /// What callers asked before.
-    pub store: Arc<S>,
+    pub(super) store: Arc<S>,
     /// How long forwarded calls took.
-    pub latencies: Latencies,
+    pub(super) latencies: Latencies,
     /// Waits for a moment.
-    pub pacer: Arc<dyn Pacer>,
-    /// Bytes of requests in flight.
-    pub bytes: Quota,
-    /// Calls held or waiting for another's answer.
-    pub held: Quota,
-    /// Calls whose fresh answer is dropped.
-    pub shadows: Quota,
+    pub(super) pacer: Arc<dyn Pacer>,
     /// What an OK reply of the upstream looks like around its message.
-    pub template: Template,
+    pub(super) template: Template,
     /// Keys the digests of forms and other inputs.
-    pub key: [u8; 32],
+    pub(super) key: [u8; 32],
     /// What happened, for the operator.
-    pub tally: Arc<Tally>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// A call whose request has arrived.
 pub(super) struct Call {
+    pub(super) live: Arc<Live>,
     pub(super) head: Parts,
     pub(super) frame: Frame,
     pub(super) caller: Caller,
@@ -77,9 +73,9 @@ pub(super) struct Call {
 }
 
 /// A question that was read: the query, its model, and the view and likeness of every row.
-struct Asked {
-    query: Arc<Query>,
-    model: Arc<Model>,
+pub(super) struct Asked {
+    pub(super) query: Arc<Query>,
+    pub(super) model: Arc<Model>,
     likenesses: Vec<Likeness>,
     /// For each row, a digest of what it gives the model besides the picture.
     other_inputs: Vec<u64>,
@@ -113,25 +109,26 @@ impl<S: Store> Predictor<S> {
         peer: &Peer,
         deadline: Option<Instant>,
     ) -> Result<Response<Body>, CallError> {
+        let live = self.live.load_full();
         let (head, mut body) = request.into_parts();
-        let caller = self.identify(&head.headers, peer)?;
+        let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
         let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
-        let limits = &self.config.limits;
+        let limits = &live.config.limits;
         let intake = Intake {
             limit: limits.message_bytes,
             within: limits.read_within,
-            budget: Some((&self.bytes, caller.digest.0)),
+            budget: Some((&live.bytes, caller.digest.0)),
         };
         let frame = frame::read_request(&mut body, intake).await?;
         let arrived = Instant::now();
         let payload = frame.payload(encoding, limits.message_bytes)?;
-        let call = Call { head, frame, caller, arrived, deadline };
+        let call = Call { head, frame, caller, arrived, deadline, live };
 
         let message = match Query::decode(&payload) {
             Ok(message) => message,
             Err(refusal) => return self.let_upstream_refuse(&call, refusal.into()).await,
         };
-        let model = match self.models.of(&message.model_name).await {
+        let model = match call.live.models.of(&message.model_name).await {
             Ok(model) => model,
             Err(Unknown::Upstream(error)) => return Err(error.into()),
             Err(Unknown::Refused) => {
@@ -150,27 +147,12 @@ impl<S: Store> Predictor<S> {
         let judged = self.judge(&call, &asked, 0..asked.query.rows, false).await;
         self.tell(&call, &asked, &judged);
         if model.treatment == Treatment::Observe || call.caller.shared {
+            if call.caller.shared {
+                call.live.warn_of_shared_callers();
+            }
             return self.observe(&call, &asked, judged).await;
         }
         self.enforce(&call, &asked, judged).await
-    }
-
-    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, CallError> {
-        let values = |name: &http::HeaderName| {
-            let mut values = headers.get_all(name).iter();
-            match (values.next(), values.next()) {
-                (None, _) => Values::None,
-                (Some(value), None) => Values::One(value.as_bytes()),
-                _ => Values::Many,
-            }
-        };
-        let facts = Facts {
-            certified: peer.certified.as_deref(),
-            address: peer.address,
-            metadata: self.config.caller.metadata.as_ref().map(values).unwrap_or_default(),
-            authorization: values(&http::header::AUTHORIZATION),
-        };
-        Ok(self.callers.identify(facts)?)
     }
 
     /// Every row's likeness and view; long work leaves the async threads here.
@@ -219,7 +201,13 @@ impl<S: Store> Predictor<S> {
             judge: Arc::clone(&model.judge),
             again,
         };
-        self.store.judge_and_claim(question).await
+        if question.rows.len() <= MANY_ROWS {
+            return self.store.judge_and_claim(question).await;
+        }
+        let (store, runtime) = (Arc::clone(&self.store), Handle::current());
+        tokio::task::spawn_blocking(move || runtime.block_on(store.judge_and_claim(question)))
+            .await
+            .expect("judging checked likenesses does not panic, and the runtime outlives its calls")
     }
 
     /// Everything forwarded, nothing waited for; the store learns as it would under enforcement.
@@ -234,7 +222,7 @@ impl<S: Store> Predictor<S> {
             Claim::Replay(_) | Claim::Refuse => None,
         });
         let fresh = self.forward(call, asked, None, leads.collect()).await?;
-        Ok(fresh.reply.into_response())
+        self.reply_fresh(call, asked, fresh)
     }
 
     async fn enforce(
@@ -284,13 +272,13 @@ impl<S: Store> Predictor<S> {
     ) -> Result<Response<Body>, CallError> {
         let caller = call.caller.digest.0;
         let query = &asked.query;
-        let target = self.latencies.drawn(self.config.timing, &stratum(asked), dice());
+        let target = self.latencies.drawn(call.live.config.timing, &stratum(asked), dice());
         let valid = self.is_valid(asked, &follows);
-        let held = if valid { self.held.take(caller, 1) } else { None };
+        let held = if valid { call.live.held.take(caller, 1) } else { None };
         // Where the replay may not be given at once, the upstream answers for form and time, and we for the rows.
         let shadow = match held {
             Some(_) => None,
-            None => Some(self.shadows.take(caller, 1).ok_or(CallError::Overloaded)?),
+            None => Some(call.live.shadows.take(caller, 1).ok_or(CallError::Overloaded)?),
         };
         if shadow.is_some() {
             self.tally.shadowed();
@@ -386,118 +374,6 @@ impl<S: Store> Predictor<S> {
         self.pacer.until(call.arrived + target).await;
     }
 
-    /// Asks the upstream for `rows` (all of them where none are named) and settles `leads` with what it says.
-    ///
-    /// Others may wait for what was claimed, so the forward runs on for a while if this call is cancelled.
-    async fn forward(
-        self: &Arc<Self>,
-        call: &Call,
-        asked: &Asked,
-        rows: Option<Vec<usize>>,
-        leads: Vec<(usize, Lead)>,
-    ) -> Result<Fresh, CallError> {
-        let all = rows.is_none();
-        let rows = rows.unwrap_or_else(|| (0..asked.query.rows).collect());
-        let all = all || rows.len() == asked.query.rows;
-        let outgoing = if all {
-            asked.query.for_all_rows(&asked.model.signature).map(|bytes| frame::wrap(&bytes))
-        } else {
-            Some(frame::encode(&asked.query.for_rows(&rows)))
-        };
-        let forward = Forward::new(call, outgoing);
-        let this = Arc::clone(self);
-        let (query, model) = (Arc::clone(&asked.query), Arc::clone(&asked.model));
-        forward::lingering(self.config.limits.linger, async move {
-            this.ask_and_settle(forward, &query, &model, rows, leads).await
-        })
-        .await
-        .unwrap_or(Err(UpstreamError::Broken("the forward was given up".into())))
-        .map_err(CallError::from)
-    }
-
-    async fn ask_and_settle(
-        &self,
-        forward: Forward,
-        query: &Query,
-        model: &Model,
-        rows: Vec<usize>,
-        leads: Vec<(usize, Lead)>,
-    ) -> Result<Fresh, UpstreamError> {
-        let sent = Instant::now();
-        let arrived = forward.arrived;
-        self.tally.forwarded(rows.len());
-        let reply = self.upstream.call(forward.into_request(), self.config.limits.message_bytes).await?;
-        if !reply.is_ok() {
-            return Ok(Fresh { reply, parsed: None, rows: None, re_encodes: true });
-        }
-        let reply = reply.plain(self.config.limits.message_bytes)?;
-        let payload = reply.payload();
-        let parsed = match answer::decode(payload.clone()) {
-            Ok(parsed) => parsed,
-            Err(error) => return Err(UpstreamError::Reply(error.to_string().into())),
-        };
-        model.accepted(query.validity(&self.key));
-        if query.has_other_inputs() {
-            rows.iter().for_each(|row| model.accepted(inputs_key(query.other_inputs(*row, &self.key))));
-        }
-        if parsed.model_version != model.signature.version_served(query.version()) {
-            // A reload that the next poll would notice too late; the reply itself is right.
-            tracing::info!(
-                model = &*model.name,
-                version = parsed.model_version,
-                "served by another version than expected"
-            );
-        }
-        let took = if rows.len() == query.rows { arrived.elapsed() } else { sent.elapsed() };
-        let version: Arc<str> = parsed.model_version.as_str().into();
-        let kept = if query.rows == 1 {
-            Ok(vec![answer::keep_whole(&parsed)])
-        } else if query.splits {
-            answer::split(&parsed, rows.len())
-        } else {
-            Ok(Vec::new())
-        };
-        let kept = kept.unwrap_or_else(|error| {
-            tracing::warn!(model = &*model.name, %error, "a reply cannot be kept");
-            Vec::new()
-        });
-        let answers: Vec<(usize, Answer)> = rows
-            .iter()
-            .copied()
-            .zip(kept)
-            .map(|(row, bytes)| (row, Answer { bytes, version: Arc::clone(&version), took }))
-            .collect();
-        let settled = leads.into_iter().map(|(row, lead)| {
-            let answer = answers.iter().find(|(at, _)| *at == row).map(|(_, answer)| answer.clone());
-            (lead, answer.map_or(Outcome::Failed, Outcome::Answered))
-        });
-        self.store.settle(settled.collect()).await;
-        self.template.learn(&reply);
-        let re_encodes = prost::Message::encode_to_vec(&parsed) == payload;
-        Ok(Fresh {
-            parsed: Some(parsed),
-            rows: Some(answers).filter(|rows| !rows.is_empty()),
-            reply,
-            re_encodes,
-        })
-    }
-
-    /// A request that the upstream must refuse, in its own words; should it accept after all, its answer is dropped.
-    async fn let_upstream_refuse(
-        &self,
-        call: &Call,
-        refusal: CallError,
-    ) -> Result<Response<Body>, CallError> {
-        let request = Forward::new(call, None).into_request();
-        let reply = self.upstream.call(request, self.config.limits.message_bytes).await?;
-        if reply.is_ok() {
-            tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
-            return Err(refusal);
-        }
-        self.tally.refused("malformed");
-        Ok(reply.into_response())
-    }
-
     /// A request whose picture cannot be had, by the model's settings.
     async fn unread(&self, call: Call, model: &Model, refusal: Refusal) -> Result<Response<Body>, CallError> {
         self.tally.unreadable();
@@ -520,12 +396,6 @@ impl<S: Store> Predictor<S> {
                 OnUnreadable::Reject => Err(refusal.into()),
             },
         }
-    }
-
-    /// Bytes on and bytes back, unjudged.
-    async fn forward_unread(&self, call: Call) -> Result<Response<Body>, CallError> {
-        let request = Forward::new(&call, None).into_request();
-        Ok(self.upstream.relay(request).await?)
     }
 
     fn tell(&self, call: &Call, asked: &Asked, judged: &[Judged]) {
@@ -558,15 +428,22 @@ impl<S: Store> Predictor<S> {
     }
 }
 
-/// What the upstream said to a forward.
-struct Fresh {
-    reply: Reply,
-    /// Its message; none unless it answered OK.
-    parsed: Option<pb::ModelInferResponse>,
-    /// One answer for each row that was asked for; none where the reply cannot be taken apart.
-    rows: Option<Vec<(usize, Answer)>>,
-    /// Whether encoding the decoded message gives the same bytes, as replays are encoded.
-    re_encodes: bool,
+/// What `peer` and `headers` say of who asks.
+fn facts<'a>(config: &Config, headers: &'a HeaderMap, peer: &'a Peer) -> Facts<'a> {
+    let values = |name: &HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Values::None,
+            (Some(value), None) => Values::One(value.as_bytes()),
+            _ => Values::Many,
+        }
+    };
+    Facts {
+        certified: peer.certified.as_deref(),
+        address: peer.address,
+        metadata: config.caller.metadata.as_ref().map(values).unwrap_or_default(),
+        authorization: values(&http::header::AUTHORIZATION),
+    }
 }
 
 fn likenesses(query: &Query, model: &Model, reading: Reading) -> Result<Vec<Likeness>, Refusal> {
@@ -585,13 +462,6 @@ fn assemble(answers: Vec<Option<Answer>>, query: &Query) -> Result<pb::ModelInfe
         return Err(answer::AnswerError::Differ("outputs").into());
     }
     Ok(reply)
-}
-
-/// The digest of other inputs as one of the keys of [`Model::has_accepted`]; a form's own digest never has eight zeros first.
-fn inputs_key(inputs: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[8..].copy_from_slice(&inputs.to_le_bytes());
-    key
 }
 
 fn stratum(asked: &Asked) -> Stratum {

@@ -45,11 +45,6 @@ impl Quota {
         used.by_caller.insert(caller, of_caller + amount);
         Some(Permit { used: Arc::clone(&self.used), caller, amount })
     }
-
-    /// Units in use, for the operator.
-    pub(super) fn in_use(&self) -> usize {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).total
-    }
 }
 
 impl Drop for Permit {
@@ -80,11 +75,10 @@ mod tests {
         let four = quota.take(BERT, 4).unwrap();
         assert!(quota.take(BERT, 1).is_none(), "the total is used up");
         drop(six);
-        assert_eq!(quota.in_use(), 4);
         assert!(quota.take(BERT, 3).is_none(), "the share is used up");
         assert!(quota.take(BERT, 2).is_some());
         drop(four);
-        assert_eq!(quota.in_use(), 0);
+        assert_eq!(quota.used.lock().unwrap().total, 0);
         assert!(
             quota.used.lock().unwrap().by_caller.is_empty(),
             "nothing is kept of a caller that holds nothing"

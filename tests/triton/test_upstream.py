@@ -43,7 +43,7 @@ class Relay(grpc.GenericRpcHandler):
     def service(self, details):
         def hand_on(body, context):
             try:
-                return self.channel.unary_unary(details.method)(body, timeout=context.time_remaining())
+                return self.channel.unary_unary(details.method)(body, timeout=min(context.time_remaining() or 60, 60))
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
 

@@ -1,0 +1,75 @@
+//! What a change of configuration replaces while calls go on: a call keeps what was live when it came.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::models::Models;
+use super::quota::Quota;
+use super::route::Routes;
+use super::upstream::Upstream;
+use crate::config::Config;
+use crate::session::{CallerRules, Callers};
+
+/// The settings and what is made of them.
+pub(super) struct Live {
+    /// The checked settings.
+    pub(super) config: Arc<Config>,
+    /// Which call is which.
+    pub(super) routes: Routes,
+    /// Who is who.
+    pub(super) callers: Callers,
+    /// What is known of the upstream's models.
+    pub(super) models: Models,
+    /// Bytes of requests in flight.
+    pub(super) bytes: Quota,
+    /// Calls held or waiting for another's answer.
+    pub(super) held: Quota,
+    /// Calls whose fresh answer is dropped.
+    pub(super) shadows: Quota,
+    warned: AtomicBool,
+}
+
+/// Random keys of this process; they outlive every configuration, so that a change of settings forgets nobody.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    /// Of the pictures' digests.
+    pub(super) pictures: [u8; 32],
+    /// Of the callers' digests.
+    pub(super) callers: [u8; 32],
+}
+
+impl Live {
+    /// Makes `config` live; `locally` as in [`CallerRules::listening_locally`].
+    pub(super) fn new(config: Config, upstream: Arc<Upstream>, keys: Keys, locally: bool) -> Self {
+        let rules = CallerRules {
+            trusted_peers: config.caller.trusted_peers.clone(),
+            trusted_certificates: config.caller.trusted_certificates.clone(),
+            by_metadata: config.caller.metadata.is_some(),
+            by_authorization: config.caller.authorization_verified,
+            require: config.caller.require,
+            listening_locally: locally,
+        };
+        let config = Arc::new(config);
+        let limits = &config.limits;
+        Self {
+            routes: Routes::new(config.rpc_allow.iter().cloned()),
+            callers: Callers::new(rules, keys.callers),
+            models: Models::new(upstream, Arc::clone(&config), keys.pictures),
+            bytes: Quota::new(limits.bytes_in_flight, limits.bytes_in_flight_per_caller),
+            held: Quota::new(limits.held, limits.held_per_caller),
+            shadows: Quota::new(limits.shadows, limits.shadows_per_caller),
+            warned: AtomicBool::new(false),
+            config,
+        }
+    }
+
+    /// Says once that some calls are not protected, for want of an identity.
+    pub(super) fn warn_of_shared_callers(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "calls that may come from many callers through one address are only observed: set caller.metadata with \
+                 caller.trusted_peers, or use client certificates"
+            );
+        }
+    }
+}
