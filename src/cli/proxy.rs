@@ -89,7 +89,9 @@ async fn reload_on_change(settings: Settings, mut files: Vec<PathBuf>, reloader:
         match reloader.reload(config) {
             Ok(later) if later.is_empty() => tracing::info!("configuration reloaded"),
             Ok(later) => tracing::warn!(at_next_start = ?later, "configuration reloaded, in part"),
-            Err(error) => tracing::error!(%error, "the changed configuration cannot be used; the old one stays"),
+            Err(error) => {
+                tracing::error!(%error, "the changed configuration cannot be used; the old one stays")
+            }
         }
     }
 }

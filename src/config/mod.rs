@@ -388,7 +388,7 @@ fn limits(section: &mut Section<'_>) -> Limits {
         message_bytes,
         bytes_in_flight,
         bytes_in_flight_per_caller: per_caller,
-        read_within: section.duration("read_within", Duration::from_secs(60)),
+        read_within: section.duration("read_within", Duration::from_mins(1)),
         held: section.within("held", 4096, 1..=1_000_000),
         held_per_caller: section.within("held_per_caller", 256, 1..=1_000_000),
         shadows: section.within("shadows", 256, 0..=1_000_000),
@@ -429,7 +429,7 @@ fn models(top: &mut Section<'_>) -> (ModelSettings, Vec<(GlobMatcher, ModelSetti
     let judgment = top.table("judgment");
     let base = base(mode, profile);
     let mut defaults = base.clone();
-    defaults.rules = top.nested("judgment", judgment.clone(), |section| rules(section, base.rules));
+    defaults.rules = top.nested("judgment", judgment.clone(), |section| rules(section, &base.rules));
     let models = top.table("models");
     let mut patterns: Vec<(usize, GlobMatcher, ModelSettings)> = Vec::new();
     for (pattern, value) in models {
@@ -491,7 +491,7 @@ fn model(section: &mut Section<'_>, mode: Mode, profile: Profile, judgment: &tom
             base.on_unreadable,
         ),
         ignore_extra_inputs: section.choice("extra_inputs", &[("key", false), ("ignore", true)], false),
-        rules: section.nested("judgment", of_model, |section| rules(section, base.rules)),
+        rules: section.nested("judgment", of_model, |section| rules(section, &base.rules)),
     }
 }
 
@@ -518,7 +518,7 @@ fn range(section: &mut Section<'_>) -> Option<Range> {
     named.or_else(|| written.then(|| Range { scale: each(scale, 1.0), offset: each(offset, 0.0) }))
 }
 
-fn rules(section: &mut Section<'_>, base: Rules) -> Rules {
+fn rules(section: &mut Section<'_>, base: &Rules) -> Rules {
     Rules {
         profile: base.profile,
         anchor: section.choice(

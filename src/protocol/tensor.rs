@@ -327,7 +327,7 @@ impl Seen {
         const ROUND: f32 = 8_388_608.0;
         let pixel = value * scale + offset;
         self.not_finite |= u32::from(pixel.to_bits() & EXPONENT == EXPONENT);
-        self.beyond |= u32::from((pixel < -0.5) | (pixel > 255.5));
+        self.beyond |= u32::from(pixel < -0.5) | u32::from(pixel > 255.5);
         let within = if pixel > 0.0 { pixel } else { 0.0 };
         let within = if within < 255.0 { within } else { 255.0 };
         (within + ROUND).to_bits() as u8

@@ -449,7 +449,7 @@ fn typed(
         Datatype::Bool => data.extend(contents.bool_contents.iter().map(|&value| u8::from(value))),
         Datatype::Uint8 => data.extend(contents.uint_contents.iter().map(|&value| value as u8)),
         Datatype::Uint16 => {
-            data.extend(contents.uint_contents.iter().flat_map(|&v| (v as u16).to_le_bytes()))
+            data.extend(contents.uint_contents.iter().flat_map(|&v| (v as u16).to_le_bytes()));
         }
         Datatype::Uint32 => data.extend(contents.uint_contents.iter().flat_map(|v| v.to_le_bytes())),
         Datatype::Uint64 => data.extend(contents.uint64_contents.iter().flat_map(|v| v.to_le_bytes())),

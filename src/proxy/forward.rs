@@ -76,9 +76,10 @@ impl<S: Store> Predictor<S> {
             // Errors are never remembered: the leads fail as they are dropped.
             return Ok(Fresh { reply, parsed: None, rows: None, re_encodes: true });
         }
-        let reply = reply.plain(limit)?;
+        let reply = reply.plain(limit).await?;
         let payload = reply.payload();
-        let parsed = answer::decode(payload.clone()).map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
+        let parsed = answer::decode(payload.clone())
+            .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
         self.learn(&parsed, &query, &model, &rows, &live);
         self.template.learn(&reply);
 
@@ -104,10 +105,19 @@ impl<S: Store> Predictor<S> {
     }
 
     /// Takes note of a form that the upstream accepts, and of a version that was not expected.
-    fn learn(&self, reply: &pb::ModelInferResponse, query: &Query, model: &Model, rows: &[usize], live: &Arc<Live>) {
+    fn learn(
+        &self,
+        reply: &pb::ModelInferResponse,
+        query: &Query,
+        model: &Model,
+        rows: &[usize],
+        live: &Arc<Live>,
+    ) {
         model.accepted(query.validity(&self.key));
         if query.has_other_inputs() {
-            rows.iter().for_each(|row| model.accepted(inputs_key(query.other_inputs(*row, &self.key))));
+            for &row in rows {
+                model.accepted(inputs_key(query.other_inputs(row, &self.key)));
+            }
         }
         if query.version().is_empty() && reply.model_version != model.signature.version_served("") {
             // A reload. The reply is right; what is known of the model is not, and the next poll may be far off.
@@ -140,7 +150,11 @@ impl<S: Store> Predictor<S> {
 }
 
 /// One answer for each of the `rows` asked for; none where outputs do not carry the batch dimension.
-fn take_apart(reply: &pb::ModelInferResponse, query: &Query, rows: usize) -> Result<Vec<Bytes>, answer::AnswerError> {
+fn take_apart(
+    reply: &pb::ModelInferResponse,
+    query: &Query,
+    rows: usize,
+) -> Result<Vec<Bytes>, answer::AnswerError> {
     if query.rows == 1 {
         Ok(vec![answer::keep_whole(reply)])
     } else if query.splits {

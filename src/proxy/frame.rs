@@ -25,7 +25,7 @@ pub(super) struct Frame {
     /// Trailers that followed it (replies only).
     pub trailers: Option<HeaderMap>,
     /// The share of the byte budget that it occupies while it lives.
-    _permit: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 /// How long a message may be, and from which budget its memory is taken.
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
             Some(wanted) if got >= wanted => Ok(Frame {
                 bytes: std::mem::take(&mut self.gathered).into_bytes().slice(..wanted),
                 trailers: self.trailers.take(),
-                _permit: self.permit.take(),
+                permit: self.permit.take(),
             }),
             None if got == 0 => Err(FrameError::Nothing(self.trailers.take().unwrap_or_default())),
             _ => Err(FrameError::Truncated { got }),
@@ -263,6 +263,9 @@ pub(super) enum InflateError {
     /// The payload grows above the message limit.
     #[error("the message is larger than {0} bytes once decompressed")]
     TooLarge(usize),
+    /// The budget for messages in flight is used up.
+    #[error("the byte budget for messages in flight is used up")]
+    NoBudget,
     /// Bytes after the end of the compressed data.
     #[error("{0} bytes after the end of the compressed message")]
     Trailing(usize),
@@ -274,38 +277,79 @@ pub(super) enum InflateError {
 impl Frame {
     /// An uncompressed message of our own making, in nobody's budget.
     pub(super) fn plain(bytes: Bytes) -> Self {
-        Self { bytes, trailers: None, _permit: None }
+        Self { bytes, trailers: None, permit: None }
     }
 
-    /// The payload as it can be decoded: shared when plain, a decompressed copy of at most `limit` bytes otherwise.
+    /// The payload as it can be decoded: shared when plain, else a decompressed copy of at most `limit` bytes, which the
+    /// message's budget is charged for as it grows.
     ///
-    /// A compressed flag without an encoding means nothing: like Triton, we take such a payload as plain.
-    pub(super) fn payload(&self, encoding: Encoding, limit: usize) -> Result<Bytes, InflateError> {
+    /// A compressed flag without an encoding means nothing: like Triton, we take such a payload as plain. Decompressing is
+    /// long work: it leaves the async threads.
+    pub(super) async fn payload(&mut self, encoding: Encoding, limit: usize) -> Result<Bytes, InflateError> {
         let payload = self.bytes.slice(PREFIX..);
-        if self.bytes[0] == 0 || payload.is_empty() {
+        if self.bytes[0] == 0 || payload.is_empty() || encoding == Encoding::Identity {
             return Ok(payload);
         }
-        match encoding {
-            Encoding::Identity => Ok(payload),
-            Encoding::Gzip => {
-                let mut decoder = GzDecoder::new(&payload[..]);
-                let plain = inflate(&mut decoder, limit)?;
-                // A second gzip member or trailing bytes would be read by one decoder and not by another.
-                spent(decoder.into_inner()).map(|()| plain)
-            }
-            Encoding::Deflate => {
-                let mut decoder = ZlibDecoder::new(&payload[..]);
-                let plain = inflate(&mut decoder, limit)?;
-                spent(decoder.into_inner()).map(|()| plain)
-            }
+        let mut permit = self.permit.take();
+        let work = tokio::task::spawn_blocking(move || {
+            let plain = open(&payload, encoding, limit, permit.as_mut());
+            (permit, plain)
+        });
+        let (permit, plain) =
+            work.await.expect("decompressing does not panic, and the runtime outlives its calls");
+        self.permit = permit;
+        plain
+    }
+
+    /// Charges the message's budget for `more` bytes that decoding it will take.
+    pub(super) fn grow(&mut self, more: usize) -> Result<(), FrameError> {
+        let granted = self.permit.as_mut().is_none_or(|permit| permit.grow(more));
+        if granted { Ok(()) } else { Err(FrameError::NoBudget) }
+    }
+}
+
+fn open(
+    payload: &[u8],
+    encoding: Encoding,
+    limit: usize,
+    permit: Option<&mut Permit>,
+) -> Result<Bytes, InflateError> {
+    // A second gzip member or trailing bytes would be read by one decoder and not by another.
+    match encoding {
+        Encoding::Identity => Ok(Bytes::copy_from_slice(payload)),
+        Encoding::Gzip => {
+            let mut decoder = GzDecoder::new(payload);
+            let plain = inflate(&mut decoder, limit, permit)?;
+            spent(decoder.into_inner()).map(|()| plain)
+        }
+        Encoding::Deflate => {
+            let mut decoder = ZlibDecoder::new(payload);
+            let plain = inflate(&mut decoder, limit, permit)?;
+            spent(decoder.into_inner()).map(|()| plain)
         }
     }
 }
 
-fn inflate(decoder: &mut impl Read, limit: usize) -> Result<Bytes, InflateError> {
+fn inflate(
+    decoder: &mut impl Read,
+    limit: usize,
+    mut permit: Option<&mut Permit>,
+) -> Result<Bytes, InflateError> {
     let mut plain = Vec::new();
-    decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(InflateError::Corrupt)?;
-    if plain.len() > limit { Err(InflateError::TooLarge(limit)) } else { Ok(plain.into()) }
+    loop {
+        let before = plain.len();
+        decoder.take(STEP as u64).read_to_end(&mut plain).map_err(InflateError::Corrupt)?;
+        let more = plain.len() - before;
+        if plain.len() > limit {
+            return Err(InflateError::TooLarge(limit));
+        }
+        if more == 0 {
+            return Ok(plain.into());
+        }
+        if permit.as_mut().is_some_and(|permit| !permit.grow(more)) {
+            return Err(InflateError::NoBudget);
+        }
+    }
 }
 
 fn spent(rest: &[u8]) -> Result<(), InflateError> {

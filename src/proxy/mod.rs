@@ -77,7 +77,7 @@ pub struct Reloader {
 const RENEW: Duration = Duration::from_secs(2);
 
 /// How often the store lets go of what is past its life in sessions that nobody visits.
-const TIDY: Duration = Duration::from_secs(60);
+const TIDY: Duration = Duration::from_mins(1);
 
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -192,7 +192,7 @@ impl Sidecar {
                 let _place = place;
                 match arrival.greet().await {
                     Ok((stream, peer)) => {
-                        Connection::new(predictor, health, peer).serve(stream, stop).await
+                        Connection::new(predictor, health, peer).serve(stream, stop).await;
                     }
                     Err(error) => tracing::debug!(%error, "handshake failed"),
                 }

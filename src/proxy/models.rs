@@ -265,10 +265,10 @@ impl Model {
         let mut forms = self.forms();
         if forms.known.insert(form) {
             forms.order.push_back(form);
-            if forms.order.len() > MOST_FORMS {
-                if let Some(oldest) = forms.order.pop_front() {
-                    forms.known.remove(&oldest);
-                }
+            if forms.order.len() > MOST_FORMS
+                && let Some(oldest) = forms.order.pop_front()
+            {
+                forms.known.remove(&oldest);
             }
         }
     }

@@ -3,11 +3,13 @@
 //! The sentence that this file keeps: *a row that was ruled a replay never gets the model's fresh answer.* Where its replay
 //! cannot be given, the model's answer is dropped in its favour (a shadow) or the call is refused.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -27,11 +29,11 @@ use crate::config::{Config, OnUnreadable};
 use crate::judgment::{Evidence, Likeness};
 use crate::protocol::answer;
 use crate::protocol::pb;
+use crate::protocol::size;
 use crate::protocol::tensor::{Reading, Unreadable};
 use crate::protocol::triton::{Query, Refusal};
 use crate::session::{
-    Answer, Caller, Claim, Facts, Follow, Judged, Lead, Question, SessionKey, Store,
-    Values, View,
+    Answer, Caller, Claim, Facts, Follow, Judged, Lead, Question, SessionKey, Store, Values, View,
 };
 use crate::telemetry::Tally;
 use crate::timing::{Latencies, Pacer, Stratum};
@@ -85,7 +87,9 @@ impl<S: Store> Predictor<S> {
     /// Answers one call; every way out is a reply.
     pub(super) async fn predict(self: &Arc<Self>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let deadline = deadline_of(request.headers());
-        let answer = self.answer(request, peer, deadline);
+        let answer = AssertUnwindSafe(self.answer(request, peer, deadline)).catch_unwind();
+        // Nothing that a panicking call held is used again: claims are given up as they are dropped.
+        let answer = async { answer.await.unwrap_or(Err(CallError::Panicked)) };
         let outcome = match deadline {
             None => answer.await,
             Some(deadline) => {
@@ -119,10 +123,11 @@ impl<S: Store> Predictor<S> {
             within: limits.read_within,
             budget: Some((&live.bytes, caller.digest.0)),
         };
-        let frame = frame::read_request(&mut body, intake).await?;
+        let mut frame = frame::read_request(&mut body, intake).await?;
         let arrived = Instant::now();
-        let payload = frame.payload(encoding, limits.message_bytes)?;
-        let call = Call { head, frame, caller, arrived, deadline, live };
+        let payload = frame.payload(encoding, limits.message_bytes).await?;
+        frame.grow(size::decoded(&payload).saturating_sub(payload.len()))?;
+        let call = Call { live, head, frame, caller, arrived, deadline };
 
         let message = match Query::decode(&payload) {
             Ok(message) => message,

@@ -19,7 +19,7 @@ struct Used {
 
 /// What was taken; given back when dropped.
 pub(super) struct Permit {
-    used: Arc<Mutex<Used>>,
+    quota: Quota,
     caller: [u8; 16],
     amount: usize,
 }
@@ -32,24 +32,39 @@ impl Quota {
 
     /// Takes `amount` units for `caller`, or nothing where that would burst the total or the caller's share.
     pub(super) fn take(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
+        self.charge(caller, amount).then(|| Permit { quota: self.clone(), caller, amount })
+    }
+
+    fn charge(&self, caller: [u8; 16], amount: usize) -> bool {
         // A plain lock: held for one map access, never across an await.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         if amount > self.total - used.total {
-            return None;
+            return false;
         }
         let of_caller = used.by_caller.get(&caller).copied().unwrap_or(0);
         if amount > self.share - of_caller {
-            return None;
+            return false;
         }
         used.total += amount;
         used.by_caller.insert(caller, of_caller + amount);
-        Some(Permit { used: Arc::clone(&self.used), caller, amount })
+        true
+    }
+}
+
+impl Permit {
+    /// Takes `more` units on top; false, and nothing taken, where that would burst the total or the share.
+    pub(super) fn grow(&mut self, more: usize) -> bool {
+        let granted = self.quota.charge(self.caller, more);
+        if granted {
+            self.amount += more;
+        }
+        granted
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.quota.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.total -= self.amount;
         if let Some(of_caller) = used.by_caller.get_mut(&self.caller) {
             *of_caller -= self.amount;
@@ -70,7 +85,8 @@ mod tests {
     #[test]
     fn a_caller_takes_its_share_and_no_more_and_gives_it_back() {
         let quota = Quota::new(10, 6);
-        let six = quota.take(ANNE, 6).unwrap();
+        let mut six = quota.take(ANNE, 5).unwrap();
+        assert!(six.grow(1) && !six.grow(1));
         assert!(quota.take(ANNE, 1).is_none());
         let four = quota.take(BERT, 4).unwrap();
         assert!(quota.take(BERT, 1).is_none(), "the total is used up");

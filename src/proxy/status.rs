@@ -48,6 +48,9 @@ pub(super) enum CallError {
     /// No upstream.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// A fault of ours.
+    #[error("internal error")]
+    Panicked,
     /// Answers that do not make a reply.
     #[error(transparent)]
     Answer(#[from] AnswerError),
@@ -80,10 +83,12 @@ impl CallError {
             Self::Unknown => (Code::Unimplemented, "unknown_method", Side::Caller),
             Self::Caller(CallerError::Twice) => (Code::InvalidArgument, "identity_twice", Side::Caller),
             Self::Caller(CallerError::Required) => (Code::Unauthenticated, "identity_required", Side::Caller),
-            Self::Frame(FrameError::TooLarge { .. }) => {
+            Self::Frame(FrameError::TooLarge { .. }) | Self::Inflate(InflateError::TooLarge(_)) => {
                 (Code::ResourceExhausted, "message_too_large", Side::Caller)
             }
-            Self::Frame(FrameError::NoBudget) => (Code::ResourceExhausted, "byte_budget", Side::Ours),
+            Self::Frame(FrameError::NoBudget) | Self::Inflate(InflateError::NoBudget) => {
+                (Code::ResourceExhausted, "byte_budget", Side::Ours)
+            }
             Self::Frame(FrameError::Slow(_)) => (Code::DeadlineExceeded, "slow_request", Side::Caller),
             Self::Frame(FrameError::Broken(_)) => (Code::Cancelled, "broken_request", Side::Caller),
             Self::Frame(
@@ -93,9 +98,6 @@ impl CallError {
                 | FrameError::Flag(_),
             ) => (Code::Internal, "malformed_frame", Side::Caller),
             Self::Encoding => (Code::Unimplemented, "unknown_encoding", Side::Caller),
-            Self::Inflate(InflateError::TooLarge(_)) => {
-                (Code::ResourceExhausted, "message_too_large", Side::Caller)
-            }
             Self::Inflate(_) => (Code::Internal, "malformed_compression", Side::Caller),
             Self::Refused(Refusal::Malformed(_)) => (Code::InvalidArgument, "malformed", Side::Caller),
             Self::Refused(Refusal::Dangerous(_)) => (Code::InvalidArgument, "dangerous_shape", Side::Caller),
@@ -109,6 +111,7 @@ impl CallError {
                 (Code::Unavailable, "upstream_broken", Side::Upstream)
             }
             Self::Upstream(UpstreamError::Reply(_)) => (Code::Internal, "upstream_reply", Side::Upstream),
+            Self::Panicked => (Code::Internal, "panicked", Side::Ours),
             Self::Answer(_) => (Code::Internal, "unassembled", Side::Ours),
         }
     }

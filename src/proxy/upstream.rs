@@ -43,6 +43,9 @@ const WINDOWS: (u32, u32) = (1 << 20, 64 << 20);
 /// The largest DATA frame that the upstream may send us, in bytes.
 const FRAME: u32 = 1 << 20;
 
+/// The longest reply to a question of our own, in bytes.
+const OWN_REPLY: usize = 16 << 20;
+
 /// What one connection buffers of bytes not yet sent, per stream.
 const SEND_BUFFER: usize = 1 << 20;
 
@@ -281,16 +284,18 @@ impl Reply {
     }
 
     /// The same reply with its message uncompressed, so that forwarded and replayed replies are written alike.
-    pub(super) fn plain(mut self, limit: usize) -> Result<Self, UpstreamError> {
+    pub(super) async fn plain(mut self, limit: usize) -> Result<Self, UpstreamError> {
         let encoding = frame::Encoding::of(&self.headers);
         self.headers.remove("grpc-encoding");
-        if let Some(frame) = self.frame.take() {
+        if let Some(mut frame) = self.frame.take() {
             let unreadable = |why: String| UpstreamError::Reply(why.into());
             let encoding = encoding.ok_or_else(|| unreadable("unknown grpc-encoding".into()))?;
             let bytes = if frame.bytes[0] == 0 {
                 frame.bytes
             } else {
-                frame::wrap(&frame.payload(encoding, limit).map_err(|error| unreadable(error.to_string()))?)
+                frame::wrap(
+                    &frame.payload(encoding, limit).await.map_err(|error| unreadable(error.to_string()))?,
+                )
             };
             self.frame = Some(frame::Frame::plain(bytes));
         }
@@ -370,9 +375,10 @@ impl Upstream {
         let request = Request::post(path)
             .header("content-type", "application/grpc")
             .header("te", "trailers")
+            .header("grpc-timeout", format!("{}m", within.as_millis()))
             .body(body::message(frame::encode(question), None))
             .expect("a static path and static headers make a request");
-        let call = self.call(request, 16 << 20);
+        let call = self.call(request, OWN_REPLY);
         let reply = tokio::time::timeout(within, call)
             .await
             .map_err(|_| UpstreamError::Broken("no answer in time".into()))??;
@@ -382,10 +388,8 @@ impl Upstream {
                 .unwrap_or_else(|| tonic::Status::unknown("the reply has no grpc-status"));
             return Ok(Err(status));
         }
-        let frame = reply.frame.expect("an OK reply has a message");
-        let payload = frame
-            .payload(frame::Encoding::of(&reply.headers).unwrap_or(frame::Encoding::Identity), 16 << 20)
-            .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
-        A::decode(payload).map(Ok).map_err(|error| UpstreamError::Reply(error.to_string().into()))
+        A::decode(reply.plain(OWN_REPLY).await?.payload())
+            .map(Ok)
+            .map_err(|error| UpstreamError::Reply(error.to_string().into()))
     }
 }

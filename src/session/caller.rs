@@ -14,6 +14,10 @@ use super::CallerDigest;
 
 /// How callers are told apart; see the section `caller` of the configuration.
 #[derive(Clone, Debug, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four separate questions, each answered by a setting of its own"
+)]
 pub struct CallerRules {
     /// Peers whose word about the caller is believed.
     pub trusted_peers: Vec<IpNet>,
