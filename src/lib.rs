@@ -12,3 +12,4 @@ pub mod session;
 pub mod judgment;
 pub mod timing;
 pub mod telemetry;
+pub mod demo;

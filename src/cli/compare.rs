@@ -1,25 +1,278 @@
-//! `refrain compare A B`: what judgment sees of two picture files, and what it would rule.
+//! `refrain compare A B`: what judgment sees of two picture files, and what it would rule on the second after the first.
 
+use std::fmt::Write;
+use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use image::{ImageFormat, ImageReader, Limits};
 
-/// Prints both fingerprints, every distance, and the ruling on B after A under each profile.
+use crate::judgment::{
+    Candidate, Image, Judge, Judgment, Likeness, MAX_SIDE, Profile, Reason, Rules, Ruling, Standing,
+};
+
+/// What a file may decode to, in bytes: a picture of 64 million pixels, above those of most cameras.
+const DECODED: u64 = 256 << 20;
+
+/// The longest file that is read, in bytes.
+const FILE: u64 = 256 << 20;
+
+/// A key is needed for digests, which are compared here and never shown.
+const KEY: [u8; 32] = [0; 32];
+
+/// Prints both fingerprints, every distance, and the ruling on the second picture after the first under each profile.
 #[derive(Args, Debug)]
 pub(super) struct Compare {
-    /// The picture asked about first.
+    /// The picture asked about first (JPEG, PNG, WebP, BMP or GIF, whose first frame counts).
     first: PathBuf,
-    /// The picture asked about after it.
+    /// The picture asked about after it, by the same caller.
     second: PathBuf,
 }
 
 impl Compare {
     pub(super) fn run(&self) -> ExitCode {
-        todo_compare(&self.first, &self.second)
+        match (File::open(&self.first), File::open(&self.second)) {
+            (Ok(first), Ok(second)) => {
+                // A reader that has seen enough and closed the pipe is no failure.
+                let _ = std::io::stdout().write_all(compared(&first, &second).as_bytes());
+                ExitCode::SUCCESS
+            }
+            (first, second) => {
+                for error in [first.err(), second.err()].into_iter().flatten() {
+                    eprintln!("{error}");
+                }
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 
-fn todo_compare(_: &Path, _: &Path) -> ExitCode {
-    ExitCode::FAILURE
+/// A picture out of a file.
+struct File {
+    name: String,
+    format: ImageFormat,
+    transparent: bool,
+    image: Image<'static>,
+}
+
+/// Why a file is no picture that can be compared.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    /// It cannot be read at all.
+    #[error("{0}: {1}")]
+    Unreadable(String, std::io::Error),
+    /// It is longer than [`FILE`].
+    #[error("{0}: expected a file of at most {FILE} bytes, found {1}")]
+    TooLong(String, u64),
+    /// Its first bytes are of no format that we decode.
+    #[error("{0}: expected a JPEG, PNG, WebP, BMP or GIF picture, found {1}")]
+    Format(String, String),
+    /// It begins like a picture and is none, or one that is too large.
+    #[error("{0}: expected a whole {1} picture of sides up to {MAX_SIDE}, found: {2}")]
+    Broken(String, &'static str, String),
+}
+
+impl File {
+    fn open(path: &Path) -> Result<Self, FileError> {
+        let name = path.display().to_string();
+        let unreadable = |error| FileError::Unreadable(name.clone(), error);
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.is_dir() {
+            return Err(FileError::Format(name, "a directory".to_owned()));
+        }
+        if metadata.len() > FILE {
+            return Err(FileError::TooLong(name, metadata.len()));
+        }
+        let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(unreadable)?;
+        let Some((format, word)) = reader.format().and_then(|format| Some((format, word(format)?))) else {
+            let found = match reader.format() {
+                Some(other) => format!("{other:?}"),
+                None if metadata.len() == 0 => "an empty file".to_owned(),
+                None => "bytes that begin like none of them".to_owned(),
+            };
+            return Err(FileError::Format(name, found));
+        };
+        // The sides are checked before anything of the picture's size is allocated.
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(MAX_SIDE);
+        limits.max_image_height = Some(MAX_SIDE);
+        limits.max_alloc = Some(DECODED);
+        reader.limits(limits);
+        let broken = |why: String| FileError::Broken(name.clone(), word, why);
+        let decoded = reader.decode().map_err(|error| broken(error.to_string()))?;
+        let transparent = decoded.color().has_alpha();
+        let rgb = decoded.into_rgb8();
+        let (width, height) = rgb.dimensions();
+        let image = Image::new(width, height, rgb.into_raw().into());
+        let image = image.map_err(|error| broken(error.to_string()))?;
+        Ok(Self { name, format, transparent, image })
+    }
+
+    fn tells(&self) -> String {
+        let size = format!("{} x {}", self.image.width(), self.image.height());
+        let word = word(self.format).unwrap_or("picture");
+        format!("{size:>13}  {word:<4}  {}", self.name)
+    }
+
+    fn is_reduced(&self) -> bool {
+        self.image.width().max(self.image.height()) > 32
+    }
+}
+
+fn word(format: ImageFormat) -> Option<&'static str> {
+    Some(match format {
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::Png => "PNG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Gif => "GIF",
+        _ => return None,
+    })
+}
+
+fn compared(first: &File, second: &File) -> String {
+    let mut text = format!("first   {}\nsecond  {}\n", first.tells(), second.tells());
+    let mut note = |said: bool, note: &str| {
+        if said {
+            let _ = write!(text, "\n{note}\n");
+        }
+    };
+    note(
+        first.is_reduced() || second.is_reduced(),
+        "Pictures above 32 x 32 are judged by their thumbnail of at most 32 x 32, the exact area average: finer detail\n\
+         is seen only by the test for an exact repeat. Compare what your model is given: a client that crops or\n\
+         resizes first sends something else than these files.",
+    );
+    note(
+        first.transparent || second.transparent,
+        "Transparency is dropped: the colours are taken as they stand.",
+    );
+    for profile in [Profile::Paper, Profile::Hardened] {
+        text.push('\n');
+        text.push_str(&under(profile, &first.image, &second.image));
+    }
+    text
+}
+
+/// Fingerprints, distances and the ruling of one profile.
+fn under(profile: Profile, first: &Image<'_>, second: &Image<'_>) -> String {
+    let (name, rules) = match profile {
+        Profile::Paper => ("paper", Rules::paper()),
+        Profile::Hardened => ("hardened (default)", Rules::hardened()),
+    };
+    let judge = Judge::new(rules, KEY);
+    let (a, b) = (judge.likeness(first), judge.likeness(second));
+    let mut text = format!("{name}\n");
+    for (which, likeness) in [("first", &a), ("second", &b)] {
+        let flat = if likeness.is_flat() { "  flat: counts for nothing by itself" } else { "" };
+        let _ = writeln!(text, "  fingerprint  {which:<6}  {}{flat}", likeness.fingerprint());
+    }
+    text.push_str(&distances(&judge, &a, &b));
+    let anchors = [Candidate { likeness: &a, standing: Standing::SameView }];
+    let judgment = judge.rule(&b, anchors.into_iter(), std::iter::empty(), false);
+    let (ruling, why) = ruled(&judge, &judgment);
+    let _ = writeln!(text, "  ruling       {ruling}: {why}");
+    text
+}
+
+fn distances(judge: &Judge, a: &Likeness, b: &Likeness) -> String {
+    let (rules, found) = (judge.rules(), judge.distances(a, b));
+    let mut text = String::new();
+    let mut line = |what: &str, found: String, of: &str, radii: String| {
+        let row = format!("  {what:<19}  {found:>6} {of:<8}  {radii}");
+        let _ = writeln!(text, "{}", row.trim_end());
+    };
+    let share = |limit: u32| u64::from(limit) * u64::from(found.of) / 1024;
+    let of = format!("of {}", found.of);
+    match rules.profile {
+        Profile::Paper => {
+            let within =
+                |of: u32| format!("similar up to {}", (rules.threshold * f64::from(of) + 1e-6) as u32);
+            line("bits that differ", found.bits.to_string(), "of 256", within(256));
+            line("positions", found.positions.to_string(), &of, within(found.of));
+            line("mean difference", format!("{:.2}", found.mean_difference), "levels", String::new());
+        }
+        Profile::Hardened => {
+            let radii = |reuse, suspect| format!("reuse up to {reuse}, suspect up to {suspect}");
+            line(
+                "bits that differ",
+                found.bits.to_string(),
+                "of 256",
+                radii(u64::from(rules.reuse_bits), u64::from(rules.suspect_bits)),
+            );
+            line(
+                "positions",
+                found.positions.to_string(),
+                &of,
+                radii(share(rules.reuse_positions), share(rules.suspect_positions)),
+            );
+            let contrast = rules.cell_contrast * a.cell_deviation().min(b.cell_deviation());
+            let level = contrast.min(f32::from(rules.cell_level));
+            line(
+                "fine cells near",
+                found.fine_cells_within.to_string(),
+                "of 64",
+                format!(
+                    "reuse from {}, near being within {level:.1} levels (by their contrast)",
+                    rules.reuse_cells
+                ),
+            );
+            line(
+                "coarse cells near",
+                found.coarse_cells_within.to_string(),
+                "of 16",
+                format!(
+                    "suspect from {}, near being within {} levels ({} without the cast)",
+                    rules.suspect_cells, rules.suspect_level, rules.suspect_cast_level
+                ),
+            );
+            line(
+                "mean difference",
+                format!("{:.2}", found.mean_difference),
+                "levels",
+                "of several reusable answers, the nearest by this".to_owned(),
+            );
+        }
+    }
+    text
+}
+
+/// The ruling in a word, and its reason in plain words.
+fn ruled(judge: &Judge, judgment: &Judgment) -> (&'static str, String) {
+    let word = match (judgment.ruling, judgment.evidence.suspect) {
+        (Ruling::Replay(_), _) => "replay",
+        (Ruling::Forward, true) => "suspect",
+        (Ruling::Forward, false) => "forward",
+        (Ruling::Refuse, _) => "refuse",
+    };
+    let rules = judge.rules();
+    let near = match judgment.evidence.reason {
+        Reason::New => "the pictures are in no radius of each other".to_owned(),
+        Reason::Exact => "an exact repeat, pixel by pixel".to_owned(),
+        Reason::Bits => "few bits of the fingerprints differ".to_owned(),
+        Reason::Pixels => "few positions differ".to_owned(),
+        Reason::Cells => "nearly all fine cells are near".to_owned(),
+        Reason::Unguarded => format!(
+            "near enough to reuse, but outside the guard: fewer than {:.0} % of positions\n               agree within {} \
+             levels, or some fine cell is more than {} levels off",
+            100.0 * rules.guard_share,
+            rules.guard_level,
+            rules.guard_cell
+        ),
+        Reason::Coarse => "most coarse cells are near".to_owned(),
+        Reason::ColourCast => "most coarse cells are near once the colour cast is taken off".to_owned(),
+        Reason::OtherView | Reason::Ghost | Reason::Suspected => judgment.evidence.reason.as_str().to_owned(),
+    };
+    let follows = match word {
+        "replay" => "the model is not asked, the answer to the first serves",
+        "suspect" => {
+            "the model is asked, and it counts against the session; once\n               the session is suspected \
+             (8 such by default) it is replayed or refused"
+        }
+        "forward" => "the model is asked",
+        _ => "no answer is given",
+    };
+    (word, format!("{near};\n               {follows}"))
 }

@@ -3,6 +3,7 @@
 mod proxy;
 mod check;
 mod compare;
+mod demo;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,9 +17,9 @@ use crate::config::{self, Config, Mistakes};
 #[derive(Debug, Parser)]
 #[command(name = "refrain", version)]
 struct Cli {
-    /// What to log: a level (error, warn, info, debug, trace) or directives (refrain=debug).
-    #[arg(long, global = true, default_value = "info", env = "REFRAIN_LOG")]
-    log: String,
+    /// What to log: a level (error, warn, info, debug, trace) or directives (refrain=debug) [default: info; demo: warn]
+    #[arg(long, global = true, env = "REFRAIN_LOG")]
+    log: Option<String>,
     /// Log one JSON object a line.
     #[arg(long, global = true)]
     log_json: bool,
@@ -34,10 +35,12 @@ enum Command {
     Check(Settings),
     /// Two image files: their fingerprints, their distances, and the ruling under each profile.
     Compare(compare::Compare),
+    /// Two real attacks on an embedded classifier, without and with Refrain in front of it; nothing to install.
+    Demo(demo::Demo),
 }
 
 /// Where settings come from: defaults, then the file, then the environment (REFRAIN_SECTION__KEY), then flags.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct Settings {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE")]
@@ -103,11 +106,21 @@ const USAGE: u8 = 64;
 
 /// Runs the command line; 0 when all went well, 64 for a wrong setting, 1 for anything else.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    crate::telemetry::start_logging(&cli.log, cli.log_json);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too, and are no mistakes.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    // The demo prints; a log line for each of its thousands of rows would bury it.
+    let quiet = matches!(cli.command, Command::Demo(_));
+    let log = cli.log.as_deref().unwrap_or(if quiet { "warn" } else { "info" });
+    crate::telemetry::start_logging(log, cli.log_json);
     match &cli.command {
         Command::Proxy(settings) => match settings.load() {
-            Ok(config) => proxy::run(config),
+            Ok(config) => proxy::run(settings, config),
             Err(mistakes) => wrong(&mistakes),
         },
         Command::Check(settings) => match settings.load() {
@@ -115,6 +128,7 @@ pub fn main() -> ExitCode {
             Err(mistakes) => wrong(&mistakes),
         },
         Command::Compare(compare) => compare.run(),
+        Command::Demo(demo) => demo.run(),
     }
 }
 

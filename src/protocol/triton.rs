@@ -55,6 +55,37 @@ pub struct Query {
 struct Input {
     tensor: Tensor,
     batched: bool,
+    /// Where each row of BYTES elements begins, and where the last ends; empty for elements of one size.
+    starts: Vec<usize>,
+}
+
+impl Input {
+    fn new(tensor: Tensor, batched: bool, rows: usize) -> Option<Self> {
+        let mut starts = Vec::new();
+        if tensor.datatype == Datatype::Bytes && batched {
+            let elements = tensor.dims.iter().product::<i64>() as usize;
+            starts.push(0);
+            for row in 0..rows {
+                starts.push(super::answer::skip_elements(&tensor.data, starts[row], elements)?);
+            }
+            if starts[rows] != tensor.data.len() {
+                return None;
+            }
+        }
+        Some(Self { tensor, batched, starts })
+    }
+
+    /// The bytes of one row of a batched input.
+    fn row(&self, row: usize, rows: usize) -> Bytes {
+        let data = &self.tensor.data;
+        match self.starts.get(row..row + 2) {
+            Some(bounds) => data.slice(bounds[0]..bounds[1]),
+            None => {
+                let length = data.len() / rows;
+                data.slice(row * length..(row + 1) * length)
+            }
+        }
+    }
 }
 
 impl Query {
@@ -125,7 +156,11 @@ impl Query {
             } else if at == image {
                 rows.get_or_insert(1);
             }
-            inputs.push(Input { tensor: Tensor { datatype, dims: shape.dims, data }, batched });
+            let tensor = Tensor { datatype, dims: shape.dims, data };
+            let read = Input::new(tensor, batched, shape.rows).ok_or_else(|| {
+                Refusal::Malformed(format!("incomplete string data for inference input '{}'", input.name))
+            })?;
+            inputs.push(read);
         }
         let rows = if inputs[image].batched { rows.unwrap_or(1) } else { 1 };
         Ok(Self { splits: signature.splits(), message, payload, inputs, image, rows })
@@ -173,30 +208,39 @@ impl Query {
         self.inputs.len() > 1
     }
 
-    /// A keyed digest of what row `row` gives the model besides the picture; 0 where it gives nothing.
-    pub fn other_inputs(&self, row: usize, key: &[u8; 32]) -> u64 {
+    /// For each row, a keyed digest of what it gives the model besides the picture; all 0 where there is nothing.
+    ///
+    /// Every byte is hashed once, however many rows share it.
+    pub fn other_inputs(&self, key: &[u8; 32]) -> Vec<u64> {
         if !self.has_other_inputs() {
-            return 0;
+            return vec![0; self.rows];
         }
-        let mut hasher = blake3::Hasher::new_keyed(key);
         // By name: the order of inputs is free.
         let mut others: Vec<_> = self.inputs.iter().zip(&self.message.inputs).collect();
         others.remove(self.image);
         others.sort_by(|(_, one), (_, other)| one.name.cmp(&other.name));
-        for (input, described) in others {
-            absorb(&mut hasher, described.name.as_bytes());
-            absorb(&mut hasher, described.datatype.as_bytes());
-            for dim in &input.tensor.dims {
-                hasher.update(&dim.to_le_bytes());
+        let mut shared = blake3::Hasher::new_keyed(key);
+        for (input, described) in &others {
+            absorb(&mut shared, described.name.as_bytes());
+            absorb(&mut shared, described.datatype.as_bytes());
+            absorb(
+                &mut shared,
+                &input.tensor.dims.iter().flat_map(|dim| dim.to_le_bytes()).collect::<Vec<_>>(),
+            );
+            if !input.batched {
+                absorb(&mut shared, &input.tensor.data);
             }
-            let data = if input.batched {
-                slice_row(&input.tensor, row, self.rows).unwrap_or_default()
-            } else {
-                input.tensor.data.clone()
-            };
-            absorb(&mut hasher, &data);
         }
-        short(&hasher)
+        let shared = shared.finalize();
+        let of_row = |row| {
+            let mut hasher = blake3::Hasher::new_keyed(key);
+            hasher.update(shared.as_bytes());
+            for (input, _) in others.iter().filter(|(input, _)| input.batched) {
+                absorb(&mut hasher, &input.row(row, self.rows));
+            }
+            short(&hasher)
+        };
+        (0..self.rows).map(of_row).collect()
     }
 
     /// A keyed digest of the form of the answer: 0 for plain tensors, something else for any other form.
@@ -305,7 +349,7 @@ impl Query {
                 described.shape[0] = rows.len() as i64;
                 let mut data = BytesMut::new();
                 for &row in rows {
-                    data.extend_from_slice(&slice_row(&input.tensor, row, self.rows).unwrap_or_default());
+                    data.extend_from_slice(&input.row(row, self.rows));
                 }
                 message.raw_input_contents.push(data.freeze());
             } else {
@@ -470,28 +514,22 @@ fn typed(
     Ok(data.into())
 }
 
-/// The bytes of one row of a batched tensor; none where BYTES elements do not add up.
-fn slice_row(tensor: &Tensor, row: usize, rows: usize) -> Option<Bytes> {
-    let data = &tensor.data;
-    if tensor.datatype.size().is_some() {
-        let length = data.len() / rows;
-        return Some(data.slice(row * length..(row + 1) * length));
-    }
-    let elements = tensor.dims.iter().product::<i64>() as usize;
-    let start = super::answer::skip_elements(data, 0, row.checked_mul(elements)?)?;
-    let end = super::answer::skip_elements(data, start, elements)?;
-    Some(data.slice(start..end))
-}
-
 /// `payload` without its `outputs` (field 6); everything else, fields that we do not know included, stays as it was.
 fn without_outputs(payload: &Bytes) -> Bytes {
     use prost::encoding::{WireType, decode_key, decode_varint};
     const OUTPUTS: u32 = 6;
     let mut kept = BytesMut::with_capacity(payload.len());
     let mut rest = &payload[..];
+    // Inside a group, which only a field that we do not know can be, the numbers are the group's own.
+    let mut groups = 0;
     while !rest.is_empty() {
         let field = rest;
         let Ok((number, wire_type)) = decode_key(&mut rest) else { break };
+        match wire_type {
+            WireType::StartGroup => groups += 1,
+            WireType::EndGroup => groups -= 1,
+            _ => {}
+        }
         let length = match wire_type {
             WireType::Varint => decode_varint(&mut rest).map(|_| 0),
             WireType::LengthDelimited => decode_varint(&mut rest),
@@ -502,7 +540,7 @@ fn without_outputs(payload: &Bytes) -> Bytes {
         // The message was decoded before, so every field has its length.
         let Some(after) = length.ok().and_then(|length| rest.get(length as usize..)) else { break };
         rest = after;
-        if number != OUTPUTS {
+        if number != OUTPUTS || groups > 0 {
             kept.extend_from_slice(&field[..field.len() - rest.len()]);
         }
     }
@@ -519,4 +557,216 @@ fn short(hasher: &blake3::Hasher) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&digest.as_bytes()[..8]);
     u64::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::encoding::{WireType, encode_key, encode_varint};
+
+    /// Numbers without order, the same on every machine.
+    fn drawn(seed: u64) -> impl FnMut(usize) -> usize {
+        let mut state = seed;
+        move |end| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % end
+        }
+    }
+
+    /// One field of any wire type, its content without meaning.
+    fn field(number: u32, number_of: &mut impl FnMut(usize) -> usize, depth: usize) -> Vec<u8> {
+        let mut field = Vec::new();
+        let bytes = |length, number_of: &mut dyn FnMut(usize) -> usize| -> Vec<u8> {
+            (0..length).map(|_| number_of(256) as u8).collect()
+        };
+        match number_of(if depth < 3 { 5 } else { 4 }) {
+            0 => {
+                encode_key(number, WireType::Varint, &mut field);
+                encode_varint(number_of(1 << 30) as u64, &mut field);
+            }
+            1 => {
+                encode_key(number, WireType::SixtyFourBit, &mut field);
+                field.extend(bytes(8, number_of));
+            }
+            2 => {
+                encode_key(number, WireType::ThirtyTwoBit, &mut field);
+                field.extend(bytes(4, number_of));
+            }
+            3 => {
+                encode_key(number, WireType::LengthDelimited, &mut field);
+                let length = number_of(300);
+                encode_varint(length as u64, &mut field);
+                field.extend(bytes(length, number_of));
+            }
+            _ => {
+                encode_key(number, WireType::StartGroup, &mut field);
+                for _ in 0..number_of(4) {
+                    // Inside a group every number is the group's own, six as well.
+                    let inner = 1 + number_of(8) as u32;
+                    field.extend(self::field(inner, number_of, depth + 1));
+                }
+                encode_key(number, WireType::EndGroup, &mut field);
+            }
+        }
+        field
+    }
+
+    #[test]
+    fn a_request_without_its_outputs_keeps_every_other_byte() {
+        for seed in 0..400 {
+            let mut number_of = drawn(seed);
+            let (mut whole, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..number_of(12) {
+                let known = pb::ModelInferRequest {
+                    model_name: "m".repeat(number_of(3)),
+                    raw_input_contents: vec![vec![6; number_of(200)].into(); number_of(3)],
+                    ..Default::default()
+                };
+                let outputs = pb::ModelInferRequest {
+                    outputs: vec![
+                        pb::model_infer_request::InferRequestedOutputTensor {
+                            name: "o".repeat(number_of(200)),
+                            ..Default::default()
+                        };
+                        number_of(3)
+                    ],
+                    ..Default::default()
+                };
+                match number_of(3) {
+                    0 => {
+                        whole.extend(known.encode_to_vec());
+                        expected.extend(known.encode_to_vec());
+                    }
+                    1 => whole.extend(outputs.encode_to_vec()),
+                    _ => {
+                        let number = [8, 15, 16, 2047, 2048, 100_000][number_of(6)];
+                        let unknown = field(number, &mut number_of, 0);
+                        whole.extend(&unknown);
+                        expected.extend(unknown);
+                    }
+                }
+            }
+            let whole = Bytes::from(whole);
+            assert!(Query::decode(&whole).is_ok(), "seed {seed}: what is cut was decoded before");
+            assert_eq!(without_outputs(&whole), expected, "seed {seed}");
+        }
+    }
+
+    fn signature() -> Signature {
+        let config = pb::ModelConfig {
+            max_batch_size: 4,
+            input: vec![pb::ModelInput {
+                name: "image".into(),
+                data_type: pb::DataType::TypeUint8.into(),
+                dims: vec![2, 2, 3],
+                ..Default::default()
+            }],
+            output: vec![pb::ModelOutput {
+                name: "scores".into(),
+                data_type: pb::DataType::TypeFp32.into(),
+                dims: vec![10],
+            }],
+            ..Default::default()
+        };
+        Signature::from_config(&config, vec!["1".into()])
+    }
+
+    fn request(rows: i64) -> pb::ModelInferRequest {
+        pb::ModelInferRequest {
+            model_name: "clf".into(),
+            inputs: vec![pb::model_infer_request::InferInputTensor {
+                name: "image".into(),
+                datatype: "UINT8".into(),
+                shape: vec![rows, 2, 2, 3],
+                ..Default::default()
+            }],
+            raw_input_contents: vec![Bytes::from_iter(0..rows as u8 * 12)],
+            ..Default::default()
+        }
+    }
+
+    fn read(message: pb::ModelInferRequest) -> Result<Query, Refusal> {
+        let payload = Bytes::from(message.encode_to_vec());
+        Query::read(message, payload, &signature(), None)
+    }
+
+    #[test]
+    fn the_request_for_some_rows_holds_those_rows() {
+        let query = read(request(4)).unwrap();
+        for rows in [&[0][..], &[3], &[1, 2], &[0, 1, 2, 3]] {
+            let message = query.for_rows(rows);
+            assert_eq!(message.inputs[0].shape, [rows.len() as i64, 2, 2, 3]);
+            let expected: Vec<u8> =
+                rows.iter().flat_map(|&row| row as u8 * 12..row as u8 * 12 + 12).collect();
+            assert_eq!(message.raw_input_contents, [expected]);
+        }
+    }
+
+    #[test]
+    fn a_request_that_names_outputs_is_sent_without_their_names() {
+        let named = |name: &str| {
+            let mut message = request(1);
+            let output = pb::model_infer_request::InferRequestedOutputTensor {
+                name: name.into(),
+                ..Default::default()
+            };
+            message.outputs.push(output);
+            read(message).unwrap()
+        };
+        assert_eq!(read(request(1)).unwrap().for_all_rows(&signature()), None);
+        let sent = named("scores").for_all_rows(&signature()).unwrap();
+        assert_eq!(Query::decode(&sent).unwrap(), request(1));
+        assert_eq!(
+            named("unknown").for_all_rows(&signature()),
+            None,
+            "the server refuses it in its own words"
+        );
+    }
+
+    #[test]
+    fn a_request_that_does_not_add_up_is_not_read() {
+        type Change = fn(&mut pb::ModelInferRequest);
+        let malformed: [(&str, Change); 9] = [
+            ("another input", |message| message.inputs[0].name = "other".into()),
+            ("the input twice", |message| {
+                message.inputs.push(message.inputs[0].clone());
+                message.raw_input_contents.push(message.raw_input_contents[0].clone());
+            }),
+            ("unknown type", |message| message.inputs[0].datatype = "uint8".into()),
+            ("no bytes", |message| message.raw_input_contents.clear()),
+            ("a byte too few", |message| message.raw_input_contents[0].truncate(11)),
+            ("a size below zero", |message| message.inputs[0].shape[1] = -2),
+            ("no shape", |message| message.inputs[0].shape.clear()),
+            ("raw and typed", |message| {
+                message.inputs[0].contents = Some(pb::InferTensorContents::default())
+            }),
+            ("values of another type", |message| {
+                message.raw_input_contents.clear();
+                let fp32_contents = vec![0.0; 12];
+                message.inputs[0].contents =
+                    Some(pb::InferTensorContents { fp32_contents, ..Default::default() });
+            }),
+        ];
+        for (name, change) in malformed {
+            let mut message = request(1);
+            change(&mut message);
+            assert!(matches!(read(message), Err(Refusal::Malformed(_))), "{name}");
+        }
+        for shape in [&[5, 2, 2, 3], &[0, 2, 2, 3], &[-1, 2, 2, 3], &[1, i64::MAX, i64::MAX, 3]] {
+            let mut message = request(1);
+            message.inputs[0].shape = shape.to_vec();
+            assert!(matches!(read(message), Err(Refusal::Dangerous(_))), "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn typed_values_keep_their_least_significant_bytes() {
+        let mut message = request(1);
+        message.raw_input_contents.clear();
+        let uint_contents = (0..12).map(|value| 256 + value).collect();
+        message.inputs[0].contents = Some(pb::InferTensorContents { uint_contents, ..Default::default() });
+        let query = read(message).unwrap();
+        let reading = Reading { layout: None, bgr: false, range: None };
+        assert_eq!(query.image(0, reading, &signature()).unwrap().rgb(), Vec::from_iter(0..12u8));
+    }
 }

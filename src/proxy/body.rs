@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -24,7 +24,17 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    Relay { inner: inner.map_err(Into::into).boxed_unsync() }.boxed_unsync()
+    Relay { inner: inner.map_err(Into::into).boxed_unsync(), is_reply: false, lost: false }.boxed_unsync()
+}
+
+/// A reply's body that streams through: as [`relay`], but where its connection is lost it ends with a status, as gRPC's own
+/// clients report it. A stream that the model server reset is reset for the same reason.
+pub(super) fn relay_reply<B>(inner: B) -> Body
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    Relay { inner: inner.map_err(Into::into).boxed_unsync(), is_reply: true, lost: false }.boxed_unsync()
 }
 
 /// One gRPC message, prefix included, and what follows it.
@@ -44,6 +54,23 @@ pub(super) fn empty() -> Body {
 
 struct Relay {
     inner: Body,
+    is_reply: bool,
+    /// The status for a lost connection was given.
+    lost: bool,
+}
+
+/// Trailers for a reply whose connection was lost.
+fn unavailable() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(tonic::Code::Unavailable as i32));
+    trailers.insert("grpc-message", HeaderValue::from_static("the connection to the model server broke"));
+    trailers
+}
+
+/// Whether the peer itself ended the stream, rather than its connection.
+fn was_reset(error: &BoxError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(h2::Error::is_reset)
 }
 
 impl HttpBody for Relay {
@@ -54,16 +81,24 @@ impl HttpBody for Relay {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.lost {
+            return Poll::Ready(None);
+        }
         loop {
             match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
                 Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                Some(Err(error)) if self.is_reply && !was_reset(&error) => {
+                    tracing::debug!(%error, "connection lost in the midst of a reply");
+                    self.lost = true;
+                    return Poll::Ready(Some(Ok(Frame::trailers(unavailable()))));
+                }
                 other => return Poll::Ready(other),
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.lost || self.inner.is_end_stream()
     }
 
     // No size hint: hyper would turn an exact one into a `content-length` that the other side never sent.

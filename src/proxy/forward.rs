@@ -2,14 +2,17 @@
 //! its caller does not.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
 
 use super::body::{self, Body};
 use super::frame;
@@ -54,6 +57,7 @@ impl<S: Store> Predictor<S> {
         };
         let errand = Errand {
             forward: Forward::new(call, message),
+            request: Arc::clone(&call.frame),
             query: Arc::clone(query),
             model: Arc::clone(&asked.model),
             live: Arc::clone(&call.live),
@@ -62,16 +66,15 @@ impl<S: Store> Predictor<S> {
         };
         let this = Arc::clone(self);
         let work = async move { this.ask_and_settle(errand).await };
-        let fresh = lingering(call.live.config.limits.linger, work).await;
-        Ok(fresh.unwrap_or_else(|| Err(UpstreamError::Broken("the forward was given up".into())))?)
+        Ok(lingering(call.live.config.limits.linger, work).await?)
     }
 
     async fn ask_and_settle(&self, errand: Errand) -> Result<Fresh, UpstreamError> {
-        let Errand { forward, query, model, live, rows, leads } = errand;
+        let Errand { forward, request: _in_budget, query, model, live, rows, leads } = errand;
         let limit = live.config.limits.message_bytes;
         let arrived = forward.arrived;
         self.tally.forwarded(rows.len());
-        let reply = self.upstream.call(forward.into_request(), limit).await?;
+        let reply = self.upstream.call(|| forward.request(), limit).await?;
         if !reply.is_ok() {
             // Errors are never remembered: the leads fail as they are dropped.
             return Ok(Fresh { reply, parsed: None, rows: None, re_encodes: true });
@@ -92,8 +95,8 @@ impl<S: Store> Predictor<S> {
                 Vec::new()
             }
         };
-        let outcome = |row: usize| match answers.iter().find(|(at, _)| *at == row) {
-            Some((_, answer)) => Outcome::Answered(answer.clone()),
+        let outcome = |row: usize| match answer_of(&answers, row) {
+            Some(answer) => Outcome::Answered(answer.clone()),
             // Rows without an answer of their own leave their likeness behind.
             None if !query.splits => Outcome::Answered(answered(Bytes::new())),
             None => Outcome::Failed,
@@ -115,8 +118,9 @@ impl<S: Store> Predictor<S> {
     ) {
         model.accepted(query.validity(&self.key));
         if query.has_other_inputs() {
+            let inputs = query.other_inputs(&self.key);
             for &row in rows {
-                model.accepted(inputs_key(query.other_inputs(row, &self.key)));
+                model.accepted(inputs_key(inputs[row]));
             }
         }
         if query.version().is_empty() && reply.model_version != model.signature.version_served("") {
@@ -132,8 +136,8 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         refusal: CallError,
     ) -> Result<Response<Body>, CallError> {
-        let request = Forward::new(call, None).into_request();
-        let reply = self.upstream.call(request, call.live.config.limits.message_bytes).await?;
+        let forward = Forward::new(call, None);
+        let reply = self.upstream.call(|| forward.request(), call.live.config.limits.message_bytes).await?;
         if reply.is_ok() {
             tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
             return Err(refusal);
@@ -144,9 +148,14 @@ impl<S: Store> Predictor<S> {
 
     /// Bytes on and bytes back, unjudged.
     pub(super) async fn forward_unread(&self, call: Call) -> Result<Response<Body>, CallError> {
-        let request = Forward::new(&call, None).into_request();
-        Ok(self.upstream.relay(request).await?)
+        let forward = Forward::new(&call, None);
+        Ok(self.upstream.relay(|| forward.request()).await?)
     }
+}
+
+/// The answer of `row` among `answers`, which are in the order of their rows.
+pub(super) fn answer_of(answers: &[(usize, Answer)], row: usize) -> Option<&Answer> {
+    answers.binary_search_by_key(&row, |(at, _)| *at).ok().map(|at| &answers[at].1)
 }
 
 /// One answer for each of the `rows` asked for; none where outputs do not carry the batch dimension.
@@ -174,6 +183,8 @@ pub(super) fn inputs_key(inputs: u64) -> [u8; 16] {
 /// A forward with all that it needs to go on without its caller.
 struct Errand {
     forward: Forward,
+    /// Stays in its caller's byte budget as long as its bytes are in use here, also where the caller is gone.
+    request: Arc<frame::Frame>,
     query: Arc<Query>,
     model: Arc<Model>,
     live: Arc<Live>,
@@ -199,8 +210,11 @@ impl Forward {
         head.method = call.head.method.clone();
         head.uri = call.head.uri.clone();
         head.headers = call.head.headers.clone();
-        if frame.is_some() {
-            head.headers.remove(http::header::CONTENT_LENGTH);
+        let frame = frame.unwrap_or_else(|| call.frame.bytes.clone());
+        // A stated length may be that of another frame, or count what the caller sent after its message.
+        let stated = head.headers.get(CONTENT_LENGTH);
+        if stated.is_some_and(|stated| *stated != HeaderValue::from(frame.len())) {
+            head.headers.remove(CONTENT_LENGTH);
         }
         if let Some(deadline) = call.deadline.filter(|_| call.arrived.elapsed() > AT_ONCE) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -208,12 +222,12 @@ impl Forward {
                 HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
             head.headers.insert("grpc-timeout", left);
         }
-        Self { head, frame: frame.unwrap_or_else(|| call.frame.bytes.clone()), arrived: call.arrived }
+        Self { head, frame, arrived: call.arrived }
     }
 
-    /// The request to send.
-    fn into_request(self) -> Request<Body> {
-        Request::from_parts(self.head, body::message(self.frame, None))
+    /// The request to send, as often as it has to be.
+    fn request(&self) -> Request<Body> {
+        Request::from_parts(self.head.clone(), body::message(self.frame.clone(), None))
     }
 }
 
@@ -233,29 +247,50 @@ fn timeout_value(left: Duration) -> String {
 
 /// Runs `work` to its end, or, once nobody waits for it any more, for at most `linger`.
 ///
-/// None where the work panicked.
+/// The work is done by whoever waits; it gets a task of its own only when it is abandoned. A task for each forward would be
+/// handed from one thread to another twice, which costs a small call a fifth of its time.
 async fn lingering<T: Send + 'static>(
     linger: Duration,
     work: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    let (mut done, outcome) = oneshot::channel();
-    tokio::spawn(async move {
-        let mut work = std::pin::pin!(work);
-        let finished = tokio::select! {
-            finished = &mut work => finished,
-            () = done.closed() => {
-                let _ = tokio::time::timeout(linger, work).await;
-                return;
-            }
-        };
-        let _ = done.send(finished);
-    });
-    outcome.await.ok()
+) -> T {
+    Lingering { work: Some(Box::pin(work)), linger }.await
+}
+
+/// Work that goes on for a while when it is dropped unfinished.
+struct Lingering<F: Future<Output: Send> + Send + 'static> {
+    /// None once it is finished, or has panicked.
+    work: Option<Pin<Box<F>>>,
+    linger: Duration,
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Future for Lingering<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        // Taken out while it runs, so that work that panics is dropped with what it claimed, and not spawned.
+        let mut work = self.work.take().expect("a finished future is not polled again");
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Lingering<F> {
+    fn drop(&mut self) {
+        // Without a runtime the program is ending, and nobody can wait.
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            let linger = self.linger;
+            runtime.spawn(async move { drop(timeout(linger, work).await) });
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::oneshot;
 
     #[test]
     fn a_timeout_is_written_in_eight_digits() {
@@ -285,5 +320,20 @@ mod tests {
             }
             assert_eq!(told.await.is_ok(), is_done);
         }
+    }
+
+    #[tokio::test]
+    async fn finished_and_panicking_work_does_not_linger() {
+        let second = Duration::from_secs(1);
+        assert_eq!(lingering(second, async { 7 }).await, 7);
+        let (tell, told) = oneshot::channel::<()>();
+        let panics = tokio::spawn(lingering(second, async move {
+            let _held = tell;
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        }));
+        let panicked: Result<(), _> = panics.await;
+        assert!(panicked.is_err());
+        assert!(told.await.is_err(), "what it held is dropped");
     }
 }

@@ -9,5 +9,5 @@ use super::upstream::{Lane, UpstreamError};
 /// Relays one call over `lane`; dropping the returned future, or the body of the reply, cancels it upstream.
 pub(super) async fn relay(lane: &Lane, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {
     let response = lane.send(request.map(body::relay)).await?;
-    Ok(response.map(body::relay))
+    Ok(response.map(body::relay_reply))
 }

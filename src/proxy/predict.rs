@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::forward::{Fresh, inputs_key};
+use super::forward::{Fresh, answer_of, inputs_key};
 use super::frame::{self, Encoding, Frame, Intake};
 use super::listen::Peer;
 use super::live::Live;
@@ -68,7 +68,7 @@ pub(super) struct Predictor<S> {
 pub(super) struct Call {
     pub(super) live: Arc<Live>,
     pub(super) head: Parts,
-    pub(super) frame: Frame,
+    pub(super) frame: Arc<Frame>,
     pub(super) caller: Caller,
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
@@ -80,7 +80,7 @@ pub(super) struct Asked {
     pub(super) model: Arc<Model>,
     likenesses: Vec<Likeness>,
     /// For each row, a digest of what it gives the model besides the picture.
-    other_inputs: Vec<u64>,
+    pub(super) other_inputs: Vec<u64>,
 }
 
 impl<S: Store> Predictor<S> {
@@ -127,7 +127,7 @@ impl<S: Store> Predictor<S> {
         let arrived = Instant::now();
         let payload = frame.payload(encoding, limits.message_bytes).await?;
         frame.grow(size::decoded(&payload).saturating_sub(payload.len()))?;
-        let call = Call { live, head, frame, caller, arrived, deadline };
+        let call = Call { live, head, frame: Arc::new(frame), caller, arrived, deadline };
 
         let message = match Query::decode(&payload) {
             Ok(message) => message,
@@ -177,9 +177,7 @@ impl<S: Store> Predictor<S> {
         } else {
             likenesses(&query, model, reading)
         }?;
-        let ignore = model.settings.ignore_extra_inputs;
-        let inputs = |row| if ignore { 0 } else { query.other_inputs(row, &self.key) };
-        let other_inputs = (0..query.rows).map(inputs).collect();
+        let other_inputs = query.other_inputs(&self.key);
         Ok(Asked { query, model: Arc::clone(model), likenesses, other_inputs })
     }
 
@@ -191,6 +189,9 @@ impl<S: Store> Predictor<S> {
         again: bool,
     ) -> Vec<Judged> {
         let model = &asked.model;
+        let ignore = model.settings.ignore_extra_inputs;
+        let other_inputs =
+            if ignore { vec![0; rows.len()] } else { asked.other_inputs[rows.clone()].to_vec() };
         let question = Question {
             session: SessionKey { caller: call.caller.digest, group: Arc::clone(&model.group) },
             verified: call.caller.is_verified(),
@@ -198,9 +199,9 @@ impl<S: Store> Predictor<S> {
                 model: Arc::clone(&model.name),
                 version: model.signature.version_served(asked.query.version()).into(),
                 form: asked.query.form(&self.key),
-                inputs: asked.other_inputs[rows.start],
+                inputs: other_inputs[0],
             },
-            other_inputs: asked.other_inputs[rows.clone()].to_vec(),
+            other_inputs,
             whole: !asked.query.splits && asked.query.rows > 1,
             rows: asked.likenesses[rows].to_vec(),
             judge: Arc::clone(&model.judge),
@@ -297,11 +298,12 @@ impl<S: Store> Predictor<S> {
             let failed = match fresh {
                 Ok(Fresh { parsed: Some(_), rows: Some(rows), .. }) => {
                     for row in led {
-                        answers[row] =
-                            rows.iter().find(|(at, _)| *at == row).map(|(_, answer)| answer.clone());
+                        answers[row] = answer_of(&rows, row).cloned();
                     }
                     None
                 }
+                // An OK reply that cannot be taken apart holds fresh answers of rows that were ruled replays, or lacks them.
+                Ok(Fresh { parsed: Some(_), .. }) => Some(Err(answer::AnswerError::Differ("rows").into())),
                 Ok(fresh) => Some(Ok(fresh.reply.into_response())),
                 Err(error) => Some(Err(error)),
             };
@@ -338,8 +340,8 @@ impl<S: Store> Predictor<S> {
     /// by an earlier success of the very same form.
     fn is_valid(&self, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
         let Asked { query, model, other_inputs, .. } = asked;
-        let tried =
-            |row: &usize| !query.has_other_inputs() || model.has_accepted(&inputs_key(other_inputs[*row]));
+        let indifferent = !query.has_other_inputs() || model.settings.ignore_extra_inputs;
+        let tried = |row: &usize| indifferent || model.has_accepted(&inputs_key(other_inputs[*row]));
         query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
             || model.has_accepted(&query.validity(&self.key))
     }
@@ -365,9 +367,10 @@ impl<S: Store> Predictor<S> {
                 Claim::Forward(lead) => {
                     let fresh =
                         self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
-                    return match fresh.rows.and_then(|mut rows| rows.pop()) {
-                        Some((_, answer)) => Ok(answer),
-                        None => Err(Ok(fresh.reply.into_response())),
+                    return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.parsed) {
+                        (Some((_, answer)), _) => Ok(answer),
+                        (None, Some(_)) => Err(Err(answer::AnswerError::Differ("rows").into())),
+                        (None, None) => Err(Ok(fresh.reply.into_response())),
                     };
                 }
             }
@@ -496,4 +499,50 @@ fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
         _ => return None,
     };
     Instant::now().checked_add(timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(values: &[&'static str]) -> Option<Duration> {
+        let name = HeaderName::from_static("grpc-timeout");
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(&name, HeaderValue::from_static(value));
+        }
+        deadline_of(&headers).map(|deadline| deadline.duration_since(Instant::now()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_read_in_every_unit() {
+        for (written, duration) in [
+            ("1H", Duration::from_hours(1)),
+            ("2M", Duration::from_mins(2)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("6n", Duration::from_nanos(6)),
+            ("0S", Duration::ZERO),
+            ("00000007S", Duration::from_secs(7)),
+            ("99999999m", Duration::from_millis(99_999_999)),
+        ] {
+            assert_eq!(left(&[written]), Some(duration), "{written}");
+        }
+        assert_eq!(left(&["1S", "2S"]), Some(Duration::from_secs(2)), "the last value counts");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_deadline_sets_none() {
+        for written in ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"] {
+            assert_eq!(left(&[written]), None, "{written:?}");
+        }
+        assert_eq!(left(&[]), None);
+        assert!(left(&["99999999H"]).is_none_or(|left| left > Duration::from_hours(1_000_000)));
+    }
+
+    #[test]
+    fn the_dice_stay_within_nought_and_one() {
+        assert!((0..1000).all(|_| (0.0..1.0).contains(&dice())));
+    }
 }

@@ -2,6 +2,7 @@
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Response};
 use std::sync::Arc;
 
@@ -40,8 +41,12 @@ impl Template {
     /// An OK reply with `frame` as its message.
     pub(super) fn reply(&self, frame: Bytes) -> Response<Body> {
         let latest = self.latest.load();
+        let mut headers = latest.0.clone();
+        if headers.contains_key(CONTENT_LENGTH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(frame.len()));
+        }
         let mut response = Response::new(body::message(frame, Some(latest.1.clone())));
-        *response.headers_mut() = latest.0.clone();
+        *response.headers_mut() = headers;
         response
     }
 }

@@ -33,6 +33,9 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The pause before connecting again: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// How often a call that the upstream certainly did not process is sent in all.
+const ATTEMPTS: u32 = 3;
+
 /// Flow-control windows in bytes, of a stream and of a connection.
 ///
 /// h2 gives a connection half its window as a budget for small DATA frames that wait to be read, and ends the connection,
@@ -183,25 +186,53 @@ impl Lane {
     ///
     /// A request that was certainly never sent (the connection closed under it) is sent once more; nothing else is retried.
     pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
+        self.send_until_taken(request, || None).await
+    }
+
+    /// The same for a request that can be made again: it is also sent once more where it was sent and left out, which the
+    /// upstream says by refusing the stream or by a goodbye that does not count it.
+    async fn send_again(
+        &self,
+        make: impl Fn() -> Request<Body>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        self.send_until_taken(make(), || Some(make())).await
+    }
+
+    async fn send_until_taken(
+        &self,
+        request: Request<Body>,
+        again: impl Fn() -> Option<Request<Body>>,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let mut request = self.aimed(request);
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let mut sender = self.sender().await?;
+            let mut refused = match sender.try_send_request(request).await {
+                Ok(response) => return Ok(response),
+                Err(refused) => refused,
+            };
+            let unsent = refused.take_message();
+            let error = refused.into_error();
+            let made_again = || was_left_out(&error).then(&again).flatten().map(|next| self.aimed(next));
+            let next = unsent.or_else(made_again);
+            match next {
+                Some(next) if attempt < ATTEMPTS => {
+                    request = next;
+                    self.renewed().await;
+                }
+                _ => return Err(UpstreamError::Broken(error.to_string().into())),
+            }
+        }
+    }
+
+    /// `request` with the upstream's URI in place of its own.
+    fn aimed(&self, request: Request<Body>) -> Request<Body> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = self.connector.target(parts.uri.authority().cloned(), path);
         parts.version = http::Version::HTTP_2;
-        let mut request = Request::from_parts(parts, body);
-        for last in [false, true] {
-            let mut sender = self.sender().await?;
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !last => {
-                        request = unsent;
-                        self.renewed().await;
-                    }
-                    _ => return Err(UpstreamError::Broken(error.into_error().to_string().into())),
-                },
-            }
-        }
-        Err(UpstreamError::Down("every connection closed before the call was sent".into()))
+        Request::from_parts(parts, body)
     }
 
     /// The connection's sender, waited for while the first attempt to connect is under way.
@@ -228,6 +259,15 @@ impl Lane {
         });
         let _ = tokio::time::timeout(CONNECT, changed).await;
     }
+}
+
+/// Whether the upstream said that it never processed the call: it refused the stream, or said goodbye before it.
+fn was_left_out(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| {
+        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+        cause.is_remote() && (refused || cause.is_go_away())
+    })
 }
 
 impl Drop for Lane {
@@ -336,8 +376,12 @@ impl Upstream {
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
-    pub(super) async fn call(&self, request: Request<Body>, limit: usize) -> Result<Reply, UpstreamError> {
-        let (head, mut body) = self.lane().send(request).await?.into_parts();
+    pub(super) async fn call(
+        &self,
+        request: impl Fn() -> Request<Body>,
+        limit: usize,
+    ) -> Result<Reply, UpstreamError> {
+        let (head, mut body) = self.lane().send_again(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
             return Ok(Reply { headers: head.headers, frame: None, trailers, status: head.status });
@@ -356,8 +400,11 @@ impl Upstream {
     }
 
     /// One call over a shared lane, its reply relayed as it comes.
-    pub(super) async fn relay(&self, request: Request<Body>) -> Result<Response<Body>, UpstreamError> {
-        Ok(self.lane().send(request).await?.map(body::relay))
+    pub(super) async fn relay(
+        &self,
+        request: impl Fn() -> Request<Body>,
+    ) -> Result<Response<Body>, UpstreamError> {
+        Ok(self.lane().send_again(request).await?.map(body::relay_reply))
     }
 
     fn lane(&self) -> &Lane {
@@ -372,12 +419,15 @@ impl Upstream {
         question: &Q,
         within: Duration,
     ) -> Result<Result<A, tonic::Status>, UpstreamError> {
-        let request = Request::post(path)
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .header("grpc-timeout", format!("{}m", within.as_millis()))
-            .body(body::message(frame::encode(question), None))
-            .expect("a static path and static headers make a request");
+        let message = frame::encode(question);
+        let request = || {
+            Request::post(path)
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .header("grpc-timeout", format!("{}m", within.as_millis()))
+                .body(body::message(message.clone(), None))
+                .expect("a static path and static headers make a request")
+        };
         let call = self.call(request, OWN_REPLY);
         let reply = tokio::time::timeout(within, call)
             .await
