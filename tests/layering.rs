@@ -332,8 +332,8 @@ fn without_comments_and_text(source: &str) -> String {
     while let Some(next) = rest.chars().next() {
         let skipped = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("r#\"") {
-            rest[3..].find("\"#").map_or(rest.len(), |end| end + 5)
+        } else if let Some(text) = rest.strip_prefix("r#\"") {
+            text.find("\"#").map_or(rest.len(), |end| end + 5)
         } else if next == '"' {
             let mut escaped = false;
             let end = rest[1..].find(|c| {

@@ -176,7 +176,6 @@ async fn ask(session: &Embedded, judge: &Arc<Judge>, row: Likeness, step: usize)
         rows: vec![row],
         judge: Arc::clone(judge),
         whole: false,
-        again: false,
     };
     let judged = session.judge_and_claim(question).await.remove(0);
     assert!(!judged.evidence.suspect, "the paper suspects nobody");

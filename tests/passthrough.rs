@@ -161,7 +161,7 @@ async fn what_a_caller_says_around_its_message_reaches_the_upstream_unchanged() 
             *request.headers_mut().unwrap() = sent.clone();
             let message = message(path, attempt);
             assert!(client.unary(request, message.clone()).await.is_ok());
-            let seen = world.upstream.seen(path).pop().unwrap();
+            let seen = world.upstream.last(path);
             assert_eq!(seen.body, message);
             assert_eq!(seen.uri.authority().unwrap().as_str(), AUTHORITY);
             assert_eq!(seen.uri.path(), path);

@@ -284,7 +284,6 @@ impl World {
             rows,
             judge: Arc::clone(&self.judge),
             whole: false,
-            again: false,
         };
         self.store.judge_and_claim(question).await
     }
@@ -342,7 +341,6 @@ async fn outcomes(doctor: Doctor) -> Vec<Doctored> {
             let apart = world.judge.distances(&first, &second);
             assert_eq!(world.ask_likeness(first).await, Told::fresh(0));
             let judged = world.judge(vec![second]).await.remove(0);
-            let beyond = |(one, other): (&[u8; 3], &[u8; 3])| (0..3).any(|c| one[c].abs_diff(other[c]) > 20);
             outcomes.push(Doctored {
                 photo: name.clone(),
                 misled: matches!(judged.claim, Claim::Replay(_)),

@@ -67,7 +67,7 @@ async fn a_content_length_is_kept_where_there_was_one_and_never_added() {
             assert!(reply.headers.get("content-length").is_none(), "{path}: {:?}", reply.headers);
             assert!(reply.headers.get("date").is_none(), "{path}: {:?}", reply.headers);
             if path == MODEL_METADATA || given.is_none() {
-                let seen = world.upstream.seen(path).pop().unwrap();
+                let seen = world.upstream.last(path);
                 let length =
                     seen.headers.get("content-length").map(|length| length.to_str().unwrap().to_owned());
                 assert_eq!(length, given, "{path}");

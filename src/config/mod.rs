@@ -113,6 +113,8 @@ pub struct Limits {
     pub linger: Duration,
     /// Open connections.
     pub connections: usize,
+    /// The same, from one address (IPv6: its /64).
+    pub connections_per_peer: usize,
     /// Calls at once on one connection.
     pub streams: u32,
     /// Time for calls in flight to end once we are told to stop.

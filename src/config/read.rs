@@ -160,6 +160,7 @@ fn limits(section: &mut Section<'_>) -> Limits {
         shadows_per_caller: section.within("shadows_per_caller", 32, 0..=1_000_000),
         linger: section.duration("linger", Duration::from_secs(10)),
         connections: section.within("connections", 4096, 1..=1_000_000),
+        connections_per_peer: section.within("connections_per_peer", 1024, 1..=1_000_000),
         streams: section.within("streams", 256, 1..=100_000),
         drain: section.duration("drain", Duration::from_secs(25)),
     }

@@ -2,7 +2,7 @@
 //!
 //! Every anchor is looked at before anything is decided, because the nearest answers. What was found is weighed in
 //! this order: an exact repeat in the row's view; a near-copy there that the guard lets through; an exact repeat
-//! in another view; and all that is near without being any of these, which is suspect.
+//! in another view, while there are few; and all that is near without being any of these, which is suspect.
 
 use super::Judge;
 use super::likeness::{Ghost, Likeness};
@@ -35,7 +35,7 @@ impl Judge {
         let here = |near: &&Near<'_>| match near.standing {
             Standing::SameView => true,
             Standing::OtherInputs(_) => merged,
-            Standing::OtherView => false,
+            Standing::OtherView | Standing::Unanswered(_) => false,
         };
         if let Some(anchor) = near.iter().filter(here).find(|near| near.reach == Reach::Exact) {
             return self.judgment(row, Ruling::Replay(anchor.index), Reason::Exact, false, Some(anchor));
@@ -52,12 +52,15 @@ impl Judge {
             );
         }
         // What was asked before, to the last pixel, of another model or in another form, is how ordinary clients
-        // ask: it tells an attack nothing that it did not have when it was first asked.
-        if let Some(anchor) = near.iter().find(|near| near.reach == Reach::Exact) {
+        // ask: it tells an attack nothing that it did not have when it was first asked. But to the last pixel is not
+        // to the last bit: pictures of floats less than half a level apart are one picture here, and an endless row of
+        // views would tell a search by steps of that size the truth each time. So only the first few are innocent.
+        let exact = near.iter().find(|near| near.reach == Reach::Exact);
+        if let Some(anchor) = exact.filter(|_| forwards(&near) < self.rules().max_views as u64) {
             return self.judgment(row, Ruling::Forward, Reason::Exact, false, Some(anchor));
         }
 
-        let closest = nearest(row, near.iter());
+        let closest = exact.or_else(|| nearest(row, near.iter()));
         let reason = match closest {
             Some(anchor) => match anchor.reach {
                 Reach::Suspect(reason) => reason,
@@ -95,11 +98,22 @@ impl Judge {
             match near.standing {
                 Standing::SameView => own = 1,
                 Standing::OtherInputs(digest) if !inputs.contains(&digest) => inputs.push(digest),
-                Standing::OtherInputs(_) | Standing::OtherView => {}
+                Standing::OtherInputs(_) | Standing::OtherView | Standing::Unanswered(_) => {}
             }
         }
         inputs.len() + own >= self.rules().max_views
     }
+}
+
+/// How often the model was asked about exactly this picture, as far as anchors remember it: once for each, and the
+/// repeats of those that had no answer to replay.
+fn forwards(near: &[Near<'_>]) -> u64 {
+    let exact = near.iter().filter(|near| near.reach == Reach::Exact);
+    let each = exact.map(|near| match near.standing {
+        Standing::Unanswered(repeats) => repeats.saturating_add(1),
+        Standing::SameView | Standing::OtherInputs(_) | Standing::OtherView => 1,
+    });
+    each.fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -107,7 +121,7 @@ mod tests {
     use super::super::made::{judge, neutral, ruled, with_positions};
     use super::super::rules::Rules;
     use super::Ruling::{Forward, Refuse, Replay};
-    use super::Standing::{OtherInputs, OtherView, SameView};
+    use super::Standing::{OtherInputs, OtherView, SameView, Unanswered};
     use super::*;
 
     fn parts(judgment: &Judgment) -> (Ruling, Reason, bool) {
@@ -168,6 +182,11 @@ mod tests {
             (&wide, SameView, (Forward, Reason::Bits, true)),
             (&unrelated, SameView, (Forward, Reason::New, false)),
             (&unrelated, OtherView, (Forward, Reason::New, false)),
+            (&row, Unanswered(2), (Forward, Reason::Exact, false)),
+            (&row, Unanswered(3), (Forward, Reason::OtherView, true)),
+            (&row, Unanswered(u64::MAX), (Forward, Reason::OtherView, true)),
+            (&reuse, Unanswered(0), (Forward, Reason::OtherView, true)),
+            (&suspect, Unanswered(0), (Forward, Reason::Bits, true)),
         ];
         for (i, (anchor, standing, expected)) in cases.into_iter().enumerate() {
             assert_eq!(hardened(&row, &[(anchor, standing)], false), expected, "case {i}");
@@ -192,6 +211,7 @@ mod tests {
             (&wide, SameView, [refuse, replay, forward(Reason::Bits)]),
             (&wide, OtherInputs(3), [refuse, refuse, forward(Reason::Bits)]),
             (&unrelated, SameView, [(Forward, Reason::New, false); 3]),
+            (&row, Unanswered(3), [refuse, refuse, forward(Reason::OtherView)]),
         ];
         for (i, (anchor, standing, expected)) in cases.into_iter().enumerate() {
             let ways = [OnSuspected::Reject, OnSuspected::Replay, OnSuspected::Forward];
@@ -289,6 +309,30 @@ mod tests {
         let others = |count: u64| (0..count).map(|i| (&row, OtherInputs(i))).collect::<Vec<_>>();
         assert_eq!(hardened(&row, &others(3), false), (Forward, Reason::Exact, false));
         assert_eq!(hardened(&row, &others(4), false), (Replay(0), Reason::Exact, false));
+    }
+
+    #[test]
+    fn an_exact_repeat_elsewhere_is_innocent_until_there_are_too_many() {
+        let Cast { row, suspect, .. } = cast();
+        let exact = |count| vec![(&row, OtherView); count];
+        assert_eq!(hardened(&row, &exact(3), true), (Forward, Reason::Exact, false));
+        assert_eq!(hardened(&row, &exact(4), false), (Forward, Reason::OtherView, true));
+        assert_eq!(hardened(&row, &exact(4), true), (Refuse, Reason::Suspected, true));
+
+        // Other inputs, other views and forwards without an answer add up; near-copies do not.
+        let mixed = [(&row, OtherView), (&suspect, OtherView), (&row, OtherInputs(1)), (&row, Unanswered(1))];
+        assert_eq!(hardened(&row, &mixed, false), (Forward, Reason::OtherView, true));
+        assert_eq!(hardened(&row, &mixed[..3], false), (Forward, Reason::Exact, false));
+
+        // Suspected or not, what can be replayed in its own view is.
+        let mut own = exact(4);
+        own.push((&suspect, SameView));
+        assert_eq!(hardened(&row, &own, true), (Replay(4), Reason::Suspected, true));
+        own.push((&row, SameView));
+        assert_eq!(hardened(&row, &own, true), (Replay(5), Reason::Exact, false));
+
+        let judge = judge(Rules { max_views: 1, ..Rules::hardened() });
+        assert_eq!(parts(&ruled(&judge, &row, &exact(1), false)), (Forward, Reason::OtherView, true));
     }
 
     #[test]

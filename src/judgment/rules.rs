@@ -90,7 +90,9 @@ pub struct Rules {
     pub suspect_cast_level: u8,
     /// How many views with different other inputs may hold near-copies of one picture before other inputs no longer
     /// separate views, 0 and up. Default 4: enough for a client that asks about a picture in several ways, too few
-    /// for an attack that draws a fresh input for each probe.
+    /// for an attack that draws a fresh input for each probe. Also how many forwards of exactly one picture a session
+    /// may remember (as anchors, or else as ghosts) before forwarding it once more, in a new view or for want of a kept
+    /// answer, is suspect: float pictures less than half a level apart are one picture here and not to the model.
     pub max_views: usize,
     /// What becomes of suspect rows of a suspected session outside the guard. Default `Reject`.
     pub on_suspected: OnSuspected,

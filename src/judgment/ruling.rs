@@ -27,6 +27,9 @@ pub enum Standing {
     OtherInputs(u64),
     /// The model, its version or the form of the answer: its answer never serves.
     OtherView,
+    /// Whatever it is: the anchor has no answer to give and never will. Named by how often its picture was forwarded
+    /// again without another anchor, to the last pixel.
+    Unanswered(u64),
 }
 
 /// What is to become of a row.
@@ -76,7 +79,7 @@ pub enum Reason {
     Cells,
     /// In the reuse radius, but too much differs somewhere, or a picture was clipped.
     Unguarded,
-    /// In the reuse radius of an anchor in another view.
+    /// In the reuse radius of an anchor in another view, or an exact repeat that was forwarded too often already.
     OtherView,
     /// Most coarse cells are near.
     Coarse,

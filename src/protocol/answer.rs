@@ -97,7 +97,8 @@ pub fn join(mut rows: Vec<pb::ModelInferResponse>) -> Result<pb::ModelInferRespo
         let mut described = output.clone();
         described.shape[0] = rows.len() as i64;
         for row in &rows {
-            let same = row.outputs.len() == first.outputs.len()
+            let same = output.shape.first() == Some(&1)
+                && row.outputs.len() == first.outputs.len()
                 && row.outputs[at].name == output.name
                 && row.outputs[at].datatype == output.datatype
                 && row.outputs[at].shape == output.shape

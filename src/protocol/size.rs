@@ -5,6 +5,9 @@
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
+use super::pb;
+use super::triton::MOST_ROWS;
+
 /// Bytes of a decoded message or map entry, generously: its fields, its place in a vector that grows by doubling.
 const MESSAGE: usize = 1024;
 
@@ -23,6 +26,15 @@ pub fn decoded(payload: &[u8]) -> usize {
         7 => HANDLE,
         _ => HANDLE + content.len(),
     })
+}
+
+/// Bytes of all that is kept of one row while its call lives: its likeness twice, its claim and its answer's handles.
+const ROW: usize = 8 << 10;
+
+/// An upper bound of the bytes that judging the rows of `message` takes.
+pub fn likenesses(message: &pb::ModelInferRequest) -> usize {
+    let first = message.inputs.iter().filter_map(|input| input.shape.first());
+    ROW * first.max().map_or(1, |&rows| rows.clamp(1, i64::from(MOST_ROWS)) as usize)
 }
 
 fn input(number: u32, content: &[u8]) -> usize {
@@ -76,7 +88,6 @@ fn fields(mut rest: &[u8], cost: impl Fn(u32, &[u8]) -> usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pb;
     use super::*;
     use prost::Message;
 

@@ -228,6 +228,9 @@ impl Tensor {
         else {
             return Err(Unreadable::Shape(self.dims.clone()));
         };
+        if height == 0 || width == 0 {
+            return Err(Unreadable::Image(ImageError::Side { width, height }));
+        }
         let length = self.data.len() / rows;
         let bytes = &self.data[row * length..(row + 1) * length];
         let channels = sizes.channels as usize;

@@ -12,7 +12,10 @@ use super::tensor::{Datatype, Reading, Tensor, Unreadable};
 use crate::judgment::Image;
 
 /// The most rows read of a model that states no `max_batch_size`.
-pub const MOST_ROWS: u32 = 4096;
+pub const MOST_ROWS: u32 = 256;
+
+/// The output parameter that asks for classes in place of a tensor.
+const CLASSIFICATION: &str = "classification";
 
 /// Why a request is not judged.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +58,15 @@ pub struct Query {
 struct Input {
     tensor: Tensor,
     batched: bool,
-    /// Where each row of BYTES elements begins, and where the last ends; empty for elements of one size.
+    /// Where each row of BYTES elements begins, and where the last ends; empty for elements of one size. An input that is not
+    /// batched is one row.
     starts: Vec<usize>,
 }
 
 impl Input {
     fn new(tensor: Tensor, batched: bool, rows: usize) -> Option<Self> {
         let mut starts = Vec::new();
-        if tensor.datatype == Datatype::Bytes && batched {
+        if tensor.datatype == Datatype::Bytes {
             let elements = tensor.dims.iter().product::<i64>() as usize;
             starts.push(0);
             for row in 0..rows {
@@ -106,12 +110,23 @@ impl Query {
         chosen: Option<&str>,
     ) -> Result<Self, Refusal> {
         let model = message.model_name.clone();
+        let names = message.inputs.iter().map(|input| &input.name);
+        if let Some(name) =
+            names.chain(message.outputs.iter().map(|output| &output.name)).find(|name| name.contains('\0'))
+        {
+            // Triton's names end at a NUL, so this one would be another's alias.
+            return Err(Refusal::Malformed(format!("unexpected name {name:?} for model '{model}'")));
+        }
         let parameters = message.inputs.iter().map(|input| (&input.name, &input.parameters));
         let of_outputs = message.outputs.iter().map(|output| (&output.name, &output.parameters));
         for (tensor, parameters) in parameters.chain(of_outputs) {
             no_shared_memory(tensor, parameters)?;
         }
+        for input in &message.inputs {
+            no_overflow(&input.shape, &input.name, &model)?;
+        }
         let wanted = signature.image_input(chosen).map(|input| input.name.as_str()).unwrap_or_default();
+        let image_is_batched = signature.image_input(chosen).is_some_and(|input| input.batched);
         let Some(image) = message.inputs.iter().position(|input| input.name == wanted) else {
             return Err(Refusal::Malformed(format!("missing required input '{wanted}' for model '{model}'")));
         };
@@ -124,7 +139,8 @@ impl Query {
         let mut rows = None;
         for (at, input) in message.inputs.iter().enumerate() {
             let spec = signature.inputs.iter().find(|spec| spec.name == input.name);
-            let batched = spec.is_some_and(|spec| spec.batched);
+            // Rows are pictures: where those are not batched, a leading -1 of another input counts something else.
+            let batched = spec.is_some_and(|spec| spec.batched) && image_is_batched;
             let shape = Shape::of(input, batched, signature.batching, (&model, id))?;
             let datatype = Datatype::of_name(&input.datatype).ok_or_else(|| {
                 Refusal::Malformed(format!("inference input '{}' data-type is '<invalid>'", input.name))
@@ -248,16 +264,21 @@ impl Query {
         if self.wants_plain_outputs() {
             return 0;
         }
+        // The names and how many classes of each, in one order: what the server ignores makes no other form.
+        let mut outputs: Vec<_> = self.message.outputs.iter().collect();
+        outputs.sort_by(|one, other| one.name.cmp(&other.name));
         let mut hasher = blake3::Hasher::new_keyed(key);
-        for output in &self.message.outputs {
-            absorb(&mut hasher, &output.encode_to_vec());
+        for output in outputs {
+            absorb(&mut hasher, output.name.as_bytes());
+            let classes = output.parameters.get(CLASSIFICATION).map(Message::encode_to_vec);
+            absorb(&mut hasher, &classes.unwrap_or_default());
         }
         short(&hasher).max(1)
     }
 
     /// Whether every output, named or not, is asked for as a plain tensor. The server ignores parameters that it does not know.
     pub fn wants_plain_outputs(&self) -> bool {
-        self.message.outputs.iter().all(|output| !output.parameters.contains_key("classification"))
+        self.message.outputs.iter().all(|output| !output.parameters.contains_key(CLASSIFICATION))
     }
 
     /// What the reply to this request must hold.
@@ -307,7 +328,9 @@ impl Query {
         };
         let needed = signature.inputs.iter().filter(|spec| !spec.optional);
         let has = |name: &str| self.message.inputs.iter().filter(|input| input.name == name).count();
-        signature.complete
+        // Counted first: what follows looks at every input for every input.
+        self.message.inputs.len() <= signature.inputs.len()
+            && signature.complete
             && within
             && needed.clone().all(|spec| has(&spec.name) == 1)
             && self.message.inputs.iter().all(|input| has(&input.name) == 1)
@@ -376,6 +399,20 @@ fn no_shared_memory(tensor: &str, parameters: &BTreeMap<String, pb::InferParamet
     }
 }
 
+/// Refuses a shape whose elements, signs aside, cannot be counted in bytes: Triton multiplies them out with wrap-around, and a
+/// product that wraps to the right size kills the model's process.
+fn no_overflow(shape: &[i64], name: &str, model: &str) -> Result<(), Refusal> {
+    const MOST: u64 = i64::MAX as u64 / 8;
+    let count =
+        |product: u64, &dim: &i64| product.checked_mul(dim.unsigned_abs()).filter(|count| *count <= MOST);
+    match shape.iter().try_fold(1, count) {
+        Some(_) => Ok(()),
+        None => Err(Refusal::Dangerous(format!(
+            "the element count of input '{name}' for model '{model}' overflows, got shape {shape:?}"
+        ))),
+    }
+}
+
 /// A parameter that the server hands on without acting on it.
 fn is_free(key: &str, value: &pb::InferParameter) -> bool {
     use pb::infer_parameter::ParameterChoice::{Int64Param, Uint64Param};
@@ -431,15 +468,7 @@ impl Shape {
                 input.name, input.shape
             )));
         }
-        let elements = dims.iter().try_fold(rows as u64, |product, &dim| {
-            product.checked_mul(dim as u64).filter(|&product| product <= i64::MAX as u64 / 8)
-        });
-        let elements = elements.ok_or_else(|| {
-            Refusal::Dangerous(format!(
-                "the element count of input '{}' for model '{model}' overflows, got shape {:?}",
-                input.name, input.shape
-            ))
-        })?;
+        let elements = rows as u64 * dims.iter().map(|&dim| dim as u64).product::<u64>();
         Ok(Self { rows: rows as usize, dims: dims.to_vec(), elements })
     }
 

@@ -246,9 +246,15 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// The encoding that `headers` name; `None` for one that we cannot read.
+    /// The encoding that `headers` name; `None` for one that we cannot read, and where they name several: which of them counts
+    /// differs from server to server, and one message can be two under two encodings.
     pub(super) fn of(headers: &HeaderMap) -> Option<Encoding> {
-        match headers.get("grpc-encoding").map(http::HeaderValue::as_bytes) {
+        let mut values = headers.get_all("grpc-encoding").iter().map(http::HeaderValue::as_bytes);
+        let value = values.next();
+        if values.next().is_some() {
+            return None;
+        }
+        match value {
             None | Some(b"identity") => Some(Encoding::Identity),
             Some(b"gzip") => Some(Encoding::Gzip),
             Some(b"deflate") => Some(Encoding::Deflate),

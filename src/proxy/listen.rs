@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -16,7 +17,7 @@ use super::tls;
 use crate::config::Address;
 
 /// Any connection's bytes.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection of whatever kind.
@@ -24,11 +25,11 @@ pub(super) type BoxedStream = Pin<Box<dyn Stream>>;
 
 /// What a connection tells of who is at its other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub(super) struct Peer {
     /// The address; none on a UNIX socket.
-    pub address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// The subject alternative name of a verified client certificate.
-    pub certified: Option<Arc<str>>,
+    pub(super) certified: Option<Arc<str>>,
 }
 
 /// An open listening socket.
@@ -62,8 +63,65 @@ enum Raw {
     Unix(UnixStream),
 }
 
-/// A TLS handshake must be done within this time.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection must have shaken hands and begun to speak HTTP/2 within this time.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// How many bytes every HTTP/2 connection begins with.
+const PREFACE: usize = 24;
+
+/// A stream whose first bytes were read and are read again.
+struct Rewound {
+    preface: [u8; PREFACE],
+    read: usize,
+    stream: BoxedStream,
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = &self.preface[self.read..];
+        if rest.is_empty() {
+            return self.stream.as_mut().poll_read(context, buffer);
+        }
+        let taken = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..taken]);
+        self.read += taken;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(context)
+    }
+}
 
 impl Listener {
     /// Binds `address`. `SO_REUSEPORT` is never set: a second server on our port must fail to start, not share our calls.
@@ -100,7 +158,8 @@ impl Listener {
         let raw = match &self.socket {
             Socket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
-                stream.set_nodelay(true)?;
+                // A socket that refuses this is on its way out, and says so when it is read.
+                let _ = stream.set_nodelay(true);
                 Raw::Tcp(stream, address.ip().to_canonical())
             }
             Socket::Unix(socket, _) => Raw::Unix(socket.accept().await?.0),
@@ -110,8 +169,34 @@ impl Listener {
 }
 
 impl Arrival {
-    /// Completes the connection: the TLS handshake where there is one.
-    pub async fn greet(self) -> io::Result<(BoxedStream, Peer)> {
+    /// Whose share of the connections this one counts against: its network's, or the UNIX socket's.
+    pub(super) fn origin(&self) -> [u8; 16] {
+        match &self.raw {
+            Raw::Tcp(_, IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
+            Raw::Tcp(_, IpAddr::V6(address)) => {
+                let mut origin = [0; 16];
+                origin[..8].copy_from_slice(&address.octets()[..8]);
+                origin
+            }
+            Raw::Unix(_) => [0; 16],
+        }
+    }
+
+    /// Completes the connection: the TLS handshake where there is one, and the first bytes of HTTP/2. A peer that says nothing
+    /// must not keep its place.
+    pub(super) async fn greet(self) -> io::Result<(BoxedStream, Peer)> {
+        let greeted = async {
+            let (mut stream, peer) = self.shake_hands().await?;
+            let mut preface = [0; PREFACE];
+            stream.read_exact(&mut preface).await?;
+            let stream: BoxedStream = Box::pin(Rewound { preface, read: 0, stream });
+            Ok((stream, peer))
+        };
+        let late = |_| io::Error::new(io::ErrorKind::TimedOut, "the peer does not speak");
+        tokio::time::timeout(GREETING, greeted).await.map_err(late)?
+    }
+
+    async fn shake_hands(self) -> io::Result<(BoxedStream, Peer)> {
         let (stream, address): (BoxedStream, _) = match self.raw {
             Raw::Tcp(stream, address) => (Box::pin(stream), Some(address)),
             Raw::Unix(stream) => (Box::pin(stream), None),
@@ -119,10 +204,7 @@ impl Arrival {
         let Some(tls) = self.tls else {
             return Ok((stream, Peer { address, certified: None }));
         };
-        let handshake = TlsAcceptor::from(tls).accept(stream);
-        let stream = tokio::time::timeout(HANDSHAKE, handshake)
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long"))??;
+        let stream = TlsAcceptor::from(tls).accept(stream).await?;
         let certified = stream.get_ref().1.peer_certificates().and_then(tls::subject_of).map(Arc::from);
         Ok((Box::pin(stream), Peer { address, certified }))
     }

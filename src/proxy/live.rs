@@ -7,7 +7,7 @@ use super::models::Models;
 use super::quota::Quota;
 use super::route::Routes;
 use super::upstream::Upstream;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::session::{CallerRules, Callers};
 
 /// The settings and what is made of them.
@@ -41,26 +41,30 @@ pub(super) struct Keys {
 impl Live {
     /// Makes `config` live; `locally` as in [`CallerRules::listening_locally`].
     pub(super) fn new(config: Config, upstream: Arc<Upstream>, keys: Keys, locally: bool) -> Self {
-        let rules = CallerRules {
-            trusted_peers: config.caller.trusted_peers.clone(),
-            trusted_certificates: config.caller.trusted_certificates.clone(),
-            by_metadata: config.caller.metadata.is_some(),
-            by_authorization: config.caller.authorization_verified,
-            require: config.caller.require,
-            listening_locally: locally,
-        };
         let config = Arc::new(config);
-        let limits = &config.limits;
-        Self {
-            routes: Routes::new(config.rpc_allow.iter().cloned()),
-            callers: Callers::new(rules, keys.callers),
-            models: Models::new(upstream, Arc::clone(&config), keys.pictures),
-            bytes: Quota::new(limits.bytes_in_flight, limits.bytes_in_flight_per_caller),
-            held: Quota::new(limits.held, limits.held_per_caller),
-            shadows: Quota::new(limits.shadows, limits.shadows_per_caller),
-            warned: AtomicBool::new(false),
-            config,
-        }
+        let models = Models::new(upstream, Arc::clone(&config), keys.pictures);
+        let callers = Callers::new(caller_rules(&config, locally), keys.callers);
+        let quotas = Quotas::new(&config.limits);
+        Self::of(config, models, callers, quotas)
+    }
+
+    /// Makes `config` live after `self`: what was learned of models and callers stays, and so do caps in use.
+    pub(super) fn succeeded_by(&self, config: Config, locally: bool) -> Self {
+        let config = Arc::new(config);
+        let models = self.models.under(Arc::clone(&config));
+        let callers = self.callers.under(caller_rules(&config, locally));
+        let quotas = if config.limits == self.config.limits {
+            Quotas { bytes: self.bytes.clone(), held: self.held.clone(), shadows: self.shadows.clone() }
+        } else {
+            Quotas::new(&config.limits)
+        };
+        Self::of(config, models, callers, quotas)
+    }
+
+    fn of(config: Arc<Config>, models: Models, callers: Callers, quotas: Quotas) -> Self {
+        let Quotas { bytes, held, shadows } = quotas;
+        let routes = Routes::new(config.rpc_allow.iter().cloned());
+        Self { config, routes, callers, models, bytes, held, shadows, warned: AtomicBool::new(false) }
     }
 
     /// Says once that some calls are not protected, for want of an identity.
@@ -71,5 +75,33 @@ impl Live {
                  caller.trusted_peers, or use client certificates"
             );
         }
+    }
+}
+
+/// The caps on what is in flight.
+struct Quotas {
+    bytes: Quota,
+    held: Quota,
+    shadows: Quota,
+}
+
+impl Quotas {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            bytes: Quota::new(limits.bytes_in_flight, limits.bytes_in_flight_per_caller),
+            held: Quota::new(limits.held, limits.held_per_caller),
+            shadows: Quota::new(limits.shadows, limits.shadows_per_caller),
+        }
+    }
+}
+
+fn caller_rules(config: &Config, locally: bool) -> CallerRules {
+    CallerRules {
+        trusted_peers: config.caller.trusted_peers.clone(),
+        trusted_certificates: config.caller.trusted_certificates.clone(),
+        by_metadata: config.caller.metadata.is_some(),
+        by_authorization: config.caller.authorization_verified,
+        require: config.caller.require,
+        listening_locally: locally,
     }
 }

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use connection::serve_local;
@@ -54,6 +54,7 @@ use crate::timing::{Latencies, Pacer};
 use connection::Connection;
 use live::{Keys, Live};
 use predict::Predictor;
+use quota::Quota;
 use template::Template;
 use upstream::{Connector, Upstream};
 
@@ -62,14 +63,12 @@ pub struct Sidecar {
     predictor: Arc<Predictor<Embedded>>,
     listener: Listener,
     tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
-    keys: Keys,
 }
 
 /// Changes the configuration of a sidecar that serves.
 pub struct Reloader {
     predictor: Arc<Predictor<Embedded>>,
     tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
-    keys: Keys,
     locally: bool,
 }
 
@@ -121,7 +120,7 @@ impl Sidecar {
             key: secret()?,
             tally: Arc::default(),
         });
-        Ok(Self { predictor, listener, tls, keys })
+        Ok(Self { predictor, listener, tls })
     }
 
     /// The means to change its configuration later.
@@ -129,7 +128,6 @@ impl Sidecar {
         Reloader {
             predictor: Arc::clone(&self.predictor),
             tls: Arc::clone(&self.tls),
-            keys: self.keys,
             locally: self.listener.is_local(),
         }
     }
@@ -159,10 +157,12 @@ impl Sidecar {
         let (reporter, health) = health::service();
         let mut helpers = JoinSet::new();
         helpers.spawn(health::watch(Arc::clone(&predictor.upstream), reporter, stop.clone()));
-        helpers.spawn(keep_up(Arc::clone(&predictor)));
+        helpers.spawn(renew_models(Arc::clone(&predictor)));
+        helpers.spawn(tidy_store(Arc::clone(&predictor)));
 
         let mut connections = JoinSet::new();
-        let places = Arc::new(Semaphore::new(limits.connections));
+        let places = Quota::new(limits.connections, limits.connections_per_peer);
+        let mut crowded = false;
         loop {
             let arrival = tokio::select! {
                 biased;
@@ -180,13 +180,15 @@ impl Sidecar {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!(
-                    connections = limits.connections,
-                    "connection refused: limits.connections is reached"
-                );
+            let Some(place) = places.take(arrival.origin(), 1) else {
+                if !std::mem::replace(&mut crowded, true) {
+                    tracing::warn!(
+                        "connections are refused: limits.connections or .connections_per_peer is reached"
+                    );
+                }
                 continue;
             };
+            crowded = false;
             let (predictor, health, stop) = (Arc::clone(&predictor), health.clone(), stop.clone());
             connections.spawn(async move {
                 let _place = place;
@@ -233,8 +235,7 @@ impl Reloader {
         if config.tls.is_some() == before.config.tls.is_some() {
             self.tls.store(server_tls);
         }
-        let live = Live::new(config, Arc::clone(&self.predictor.upstream), self.keys, self.locally);
-        self.predictor.live.store(Arc::new(live));
+        self.predictor.live.store(Arc::new(before.succeeded_by(config, self.locally)));
         if judged_otherwise {
             tracing::warn!("pictures are judged otherwise now: what was remembered is forgotten");
             self.predictor.store.clear();
@@ -243,15 +244,23 @@ impl Reloader {
     }
 }
 
-/// Keeps what is known of models fresh and the store tidy, for ever.
-async fn keep_up(predictor: Arc<Predictor<Embedded>>) {
-    let mut renew = tokio::time::interval(RENEW);
-    let mut tidy = tokio::time::interval(TIDY);
+/// Keeps what is known of models fresh, for ever: now and then, and when a reply shows that one was reloaded.
+async fn renew_models(predictor: Arc<Predictor<Embedded>>) {
     loop {
+        let live = predictor.live.load_full();
         tokio::select! {
-            _ = renew.tick() => predictor.live.load_full().models.renew_all().await,
-            _ = tidy.tick() => predictor.store.tidy(),
+            () = tokio::time::sleep(RENEW) => {}
+            () = live.models.reloaded() => {}
         }
+        predictor.live.load_full().models.renew_all().await;
+    }
+}
+
+/// Lets go of what is past its life, for ever.
+async fn tidy_store(predictor: Arc<Predictor<Embedded>>) {
+    loop {
+        tokio::time::sleep(TIDY).await;
+        predictor.store.tidy();
     }
 }
 

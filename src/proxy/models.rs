@@ -1,9 +1,11 @@
 //! What is known of each model: its signature from the upstream, its settings, and which forms of request it accepts.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tonic::Code;
 
 use super::upstream::{Upstream, UpstreamError};
@@ -51,11 +53,15 @@ pub(super) enum Treatment {
     Observe,
     /// Nothing is read: by setting, or because the model takes no picture.
     Pass,
+    /// Nothing is let through: the settings name an image input that the model does not have.
+    Misconfigured,
 }
 
-/// What calls taught us; survives a change of signature.
+/// What calls taught us; survives a change of signature or of configuration, and the model's being away.
 #[derive(Default)]
 struct Learned {
+    /// A reply came from another version than expected, and the model was not asked for since.
+    reloaded: AtomicBool,
     forms: Mutex<Forms>,
     range: Mutex<RangeVotes>,
 }
@@ -89,12 +95,29 @@ pub(super) struct Models {
     config: Arc<Config>,
     key: [u8; 32],
     known: Mutex<HashMap<String, Arc<Model>>>,
+    /// What calls taught about models, those that are not known at the moment included.
+    learned: Mutex<HashMap<String, Arc<Learned>>>,
+    reload: Notify,
 }
 
 impl Models {
     /// No model is known yet; `key` keys the digests of their pictures.
     pub(super) fn new(upstream: Arc<Upstream>, config: Arc<Config>, key: [u8; 32]) -> Self {
-        Self { upstream, config, key, known: Mutex::default() }
+        Self {
+            upstream,
+            config,
+            key,
+            known: Mutex::default(),
+            learned: Mutex::default(),
+            reload: Notify::new(),
+        }
+    }
+
+    /// The same models under another configuration: what calls taught stays, settings and signatures are looked up anew.
+    pub(super) fn under(&self, config: Arc<Config>) -> Self {
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let models = Self::new(Arc::clone(&self.upstream), config, self.key);
+        Self { learned: Mutex::new(learned), ..models }
     }
 
     /// The model called `name`; the upstream is asked the first time.
@@ -114,6 +137,19 @@ impl Models {
         }
     }
 
+    /// A reply came from a version that was not expected: the next round of renewals need not be waited for.
+    pub(super) fn note_reload(&self, model: &Model) {
+        if !model.learned.reloaded.swap(true, Ordering::Relaxed) {
+            tracing::info!(model = &*model.name, "served by another version than expected");
+            self.reload.notify_one();
+        }
+    }
+
+    /// Waits until a reply shows that some model was reloaded.
+    pub(super) async fn reloaded(&self) {
+        self.reload.notified().await;
+    }
+
     /// Asks for one model again.
     pub(super) async fn renew(&self, name: &str) {
         if let Err(Unknown::Refused) = self.learn(name).await {
@@ -131,7 +167,8 @@ impl Models {
             }
             tracing::info!(model = name, versions = ?signature.versions, "the model changed");
         }
-        let learned = known.get(name).map(|model| Arc::clone(&model.learned)).unwrap_or_default();
+        let learned = self.learned(name);
+        learned.reloaded.store(false, Ordering::Relaxed);
         let model = Arc::new(Model::new(name, self.config.model(name).clone(), signature, self.key, learned));
         if known.len() < MOST_MODELS || known.contains_key(name) {
             model.introduce();
@@ -146,6 +183,10 @@ impl Models {
             .ask("/inference.GRPCInferenceService/ModelMetadata", &question)
             .await?
             .ok_or(Unknown::Refused)?;
+        // A server may know one model by several names (Triton's end at a NUL): an alias would have a past of its own.
+        if metadata.name != name {
+            return Err(Unknown::Refused);
+        }
         let question = pb::ModelConfigRequest { name: name.to_owned(), version: String::new() };
         let config: Option<pb::ModelConfigResponse> =
             self.ask("/inference.GRPCInferenceService/ModelConfig", &question).await?;
@@ -175,6 +216,14 @@ impl Models {
         }
     }
 
+    fn learned(&self, name: &str) -> Arc<Learned> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        if learned.len() >= MOST_MODELS && !learned.contains_key(name) {
+            return Arc::default();
+        }
+        Arc::clone(learned.entry(name.to_owned()).or_default())
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Model>>> {
         // Held for one map access; the upstream is asked outside of it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,6 +241,7 @@ impl Model {
         let has_image = signature.image_input(settings.image_input.as_deref()).is_some();
         let treatment = match settings.mode {
             Mode::Off => Treatment::Pass,
+            Mode::Enforce if !has_image && settings.image_input.is_some() => Treatment::Misconfigured,
             _ if !has_image => Treatment::Pass,
             Mode::Enforce if !signature.stateful && !signature.decoupled => Treatment::Enforce,
             Mode::Enforce | Mode::Observe => Treatment::Observe,
@@ -216,6 +266,9 @@ impl Model {
                     model,
                     "no image input found: calls are passed through unjudged; name one with image_input"
                 );
+            }
+            (_, Treatment::Misconfigured) => {
+                tracing::error!(model, image_input = ?self.settings.image_input, "the model has no such input: calls are refused");
             }
             (Mode::Enforce, Treatment::Observe) => {
                 tracing::warn!(model, "a stateful or decoupled model is only observed");

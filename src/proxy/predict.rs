@@ -38,7 +38,7 @@ use crate::session::{
 use crate::telemetry::Tally;
 use crate::timing::{Latencies, Pacer, Stratum};
 
-/// Requests above this many bytes are read on a thread of their own: their likeness is long work.
+/// Requests above this many bytes are decoded and read on a thread of their own: their likeness is long work.
 const LONG_WORK: usize = 1 << 20;
 
 /// Calls with more rows than this are judged on a thread of their own.
@@ -125,11 +125,21 @@ impl<S: Store> Predictor<S> {
         };
         let mut frame = frame::read_request(&mut body, intake).await?;
         let arrived = Instant::now();
+        // What comes after the message is thrown away as it comes, and not kept until the call ends.
+        drop(body);
         let payload = frame.payload(encoding, limits.message_bytes).await?;
-        frame.grow(size::decoded(&payload).saturating_sub(payload.len()))?;
+        frame.grow(size::decoded(&payload))?;
+        let decoded = off_the_async_threads(payload.len(), {
+            let payload = payload.clone();
+            move || Query::decode(&payload)
+        });
+        let decoded = decoded.await;
+        if let Ok(message) = &decoded {
+            frame.grow(size::likenesses(message))?;
+        }
         let call = Call { live, head, frame: Arc::new(frame), caller, arrived, deadline };
 
-        let message = match Query::decode(&payload) {
+        let message = match decoded {
             Ok(message) => message,
             Err(refusal) => return self.let_upstream_refuse(&call, refusal.into()).await,
         };
@@ -141,15 +151,19 @@ impl<S: Store> Predictor<S> {
                 return self.let_upstream_refuse(&call, Refusal::Malformed(unknown).into()).await;
             }
         };
-        if model.treatment == Treatment::Pass {
-            self.tally.passed();
-            return self.forward_unread(call).await;
+        match model.treatment {
+            Treatment::Enforce | Treatment::Observe => {}
+            Treatment::Misconfigured => return Err(CallError::Misconfigured(message.model_name)),
+            Treatment::Pass => {
+                self.tally.passed();
+                return self.forward_unread(&call).await;
+            }
         }
         let asked = match self.read(message, payload, &model).await {
             Ok(asked) => asked,
-            Err(refusal) => return self.unread(call, &model, refusal).await,
+            Err(refusal) => return self.unread(&call, &model, refusal).await,
         };
-        let judged = self.judge(&call, &asked, 0..asked.query.rows, false).await;
+        let judged = self.judge(&call, &asked, 0..asked.query.rows).await;
         self.tell(&call, &asked, &judged);
         if model.treatment == Treatment::Observe || call.caller.shared {
             if call.caller.shared {
@@ -167,27 +181,18 @@ impl<S: Store> Predictor<S> {
         payload: Bytes,
         model: &Arc<Model>,
     ) -> Result<Asked, Refusal> {
-        let chosen = model.settings.image_input.as_deref();
-        let query = Arc::new(Query::read(message, payload, &model.signature, chosen)?);
-        let reading = model.reading();
-        let likenesses = if query.bytes() > LONG_WORK {
-            let (query, model) = (Arc::clone(&query), Arc::clone(model));
-            let work = tokio::task::spawn_blocking(move || likenesses(&query, &model, reading));
-            work.await.expect("reading a checked query does not panic, and the runtime outlives its calls")
-        } else {
-            likenesses(&query, model, reading)
-        }?;
-        let other_inputs = query.other_inputs(&self.key);
-        Ok(Asked { query, model: Arc::clone(model), likenesses, other_inputs })
+        let (model, key) = (Arc::clone(model), self.key);
+        off_the_async_threads(payload.len(), move || {
+            let chosen = model.settings.image_input.as_deref();
+            let query = Query::read(message, payload, &model.signature, chosen)?;
+            let likenesses = likenesses(&query, &model, model.reading())?;
+            let other_inputs = query.other_inputs(&key);
+            Ok(Asked { query: Arc::new(query), model, likenesses, other_inputs })
+        })
+        .await
     }
 
-    async fn judge(
-        &self,
-        call: &Call,
-        asked: &Asked,
-        rows: std::ops::Range<usize>,
-        again: bool,
-    ) -> Vec<Judged> {
+    async fn judge(&self, call: &Call, asked: &Asked, rows: std::ops::Range<usize>) -> Vec<Judged> {
         let model = &asked.model;
         let ignore = model.settings.ignore_extra_inputs;
         let other_inputs =
@@ -205,7 +210,6 @@ impl<S: Store> Predictor<S> {
             whole: !asked.query.splits && asked.query.rows > 1,
             rows: asked.likenesses[rows].to_vec(),
             judge: Arc::clone(&model.judge),
-            again,
         };
         if question.rows.len() <= MANY_ROWS {
             return self.store.judge_and_claim(question).await;
@@ -358,7 +362,7 @@ impl<S: Store> Predictor<S> {
             if let Ok(answer) = follow.answer().await {
                 return Ok(answer);
             }
-            let Some(judged) = self.judge(call, asked, row..row + 1, true).await.pop() else {
+            let Some(judged) = self.judge(call, asked, row..row + 1).await.pop() else {
                 return Err(Err(CallError::Overloaded));
             };
             match judged.claim {
@@ -383,22 +387,33 @@ impl<S: Store> Predictor<S> {
     }
 
     /// A request whose picture cannot be had, by the model's settings.
-    async fn unread(&self, call: Call, model: &Model, refusal: Refusal) -> Result<Response<Body>, CallError> {
+    async fn unread(
+        &self,
+        call: &Call,
+        model: &Model,
+        refusal: Refusal,
+    ) -> Result<Response<Body>, CallError> {
         self.tally.unreadable();
-        if model.treatment == Treatment::Observe {
+        if let Refusal::Unreadable {
+            why: Unreadable::RangeUnknown { least, most }, is_foreign: false, ..
+        } = refusal
+        {
+            let response = self.forward_unread(call).await?;
+            // Only what the server takes for a picture of the model tells what its values mean.
+            if !response.headers().contains_key("grpc-status") {
+                model.note_span(least, most);
+            }
+            return Ok(response);
+        }
+        if model.treatment == Treatment::Observe || call.caller.shared {
             return self.forward_unread(call).await;
         }
         match refusal {
-            Refusal::Malformed(_) => self.let_upstream_refuse(&call, refusal.into()).await,
-            Refusal::Dangerous(_) | Refusal::SharedMemory(_) => Err(refusal.into()),
-            Refusal::Unreadable { why: Unreadable::RangeUnknown { least, most }, .. } => {
-                model.note_span(least, most);
-                self.forward_unread(call).await
-            }
             // Not the model's own type or shape: the server refuses it, in words of its own.
-            Refusal::Unreadable { is_foreign: true, .. } => {
-                self.let_upstream_refuse(&call, refusal.into()).await
+            Refusal::Malformed(_) | Refusal::Unreadable { is_foreign: true, .. } => {
+                self.let_upstream_refuse(call, refusal.into()).await
             }
+            Refusal::Dangerous(_) | Refusal::SharedMemory(_) => Err(refusal.into()),
             Refusal::Unreadable { .. } => match model.settings.on_unreadable {
                 OnUnreadable::Forward => self.forward_unread(call).await,
                 OnUnreadable::Reject => Err(refusal.into()),
@@ -406,34 +421,42 @@ impl<S: Store> Predictor<S> {
         }
     }
 
+    /// Tells the operator what was ruled: one event for a call of which some row was short-circuited or refused.
     fn tell(&self, call: &Call, asked: &Asked, judged: &[Judged]) {
-        for (row, judged) in judged.iter().enumerate() {
-            let Evidence { reason, suspect, nearest } = &judged.evidence;
-            match judged.claim {
-                Claim::Forward(_) => {
-                    self.tally.judged_forward();
-                    tracing::debug!(model = &*asked.model.name, row, ?reason, suspect, "row forwarded");
-                }
-                Claim::Replay(_) => {
-                    self.tally.replayed();
-                    tracing::info!(
-                        model = &*asked.model.name,
-                        row,
-                        reason = reason.as_str(),
-                        ?nearest,
-                        anchor = ?judged.anchor,
-                        source = ?call.caller.source,
-                        observed_only = asked.model.treatment == Treatment::Observe || call.caller.shared,
-                        "row short-circuited"
-                    );
-                }
-                Claim::Refuse => {
-                    self.tally.refused("suspected");
-                    tracing::info!(model = &*asked.model.name, row, reason = reason.as_str(), "row refused");
-                }
-            }
-        }
+        let count = |is: fn(&Claim) -> bool| judged.iter().filter(|row| is(&row.claim)).count();
+        let replayed = count(|claim| matches!(claim, Claim::Replay(_)));
+        let refused = count(|claim| matches!(claim, Claim::Refuse));
+        let forwarded = judged.len() - replayed - refused;
+        self.tally.judged(forwarded, replayed);
+        let first = judged.iter().find(|row| !matches!(row.claim, Claim::Forward(_)));
+        let Some(Judged { evidence: Evidence { reason, nearest, .. }, anchor, .. }) = first else {
+            return;
+        };
+        tracing::info!(
+            model = &*asked.model.name,
+            forwarded,
+            replayed,
+            refused,
+            reason = reason.as_str(),
+            ?nearest,
+            ?anchor,
+            source = ?call.caller.source,
+            observed_only = asked.model.treatment == Treatment::Observe || call.caller.shared,
+            "rows short-circuited"
+        );
     }
+}
+
+/// Does `work` on a thread of its own where it looks at more than [`LONG_WORK`] bytes, and here where it does not.
+async fn off_the_async_threads<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if bytes <= LONG_WORK {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("reading a request does not panic, and the runtime outlives its calls")
 }
 
 /// What `peer` and `headers` say of who asks.
@@ -534,7 +557,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_no_deadline_sets_none() {
-        for written in ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"] {
+        for written in
+            ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"]
+        {
             assert_eq!(left(&[written]), None, "{written:?}");
         }
         assert_eq!(left(&[]), None);

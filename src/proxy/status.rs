@@ -48,6 +48,9 @@ pub(super) enum CallError {
     /// No upstream.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// The operator's `image_input` is no input of the model.
+    #[error("model '{0}' is not configured")]
+    Misconfigured(String),
     /// A fault of ours.
     #[error("internal error")]
     Panicked,
@@ -59,7 +62,11 @@ pub(super) enum CallError {
 /// What gRPC writes with a percent sign: not the space, which tonic's own `Status` would escape and a model server does not.
 const ESCAPED: AsciiSet = CONTROLS.add(b'%');
 
+/// The longest message that a caller is sent, in bytes before escaping: much of it may be the caller's own words.
+const LONGEST: usize = 1024;
+
 fn written(message: &str) -> HeaderValue {
+    let message = &message[..message.floor_char_boundary(LONGEST)];
     let text = utf8_percent_encode(message, &ESCAPED).to_string();
     HeaderValue::try_from(text).expect("escaped text is visible ASCII and spaces")
 }
@@ -111,6 +118,7 @@ impl CallError {
                 (Code::Unavailable, "upstream_broken", Side::Upstream)
             }
             Self::Upstream(UpstreamError::Reply(_)) => (Code::Internal, "upstream_reply", Side::Upstream),
+            Self::Misconfigured(_) => (Code::FailedPrecondition, "misconfigured", Side::Ours),
             Self::Panicked => (Code::Internal, "panicked", Side::Ours),
             Self::Answer(_) => (Code::Internal, "unassembled", Side::Ours),
         }
@@ -123,6 +131,9 @@ impl CallError {
         let message = match self {
             // The server says nothing about methods that it does not know.
             Self::Unknown => String::new(),
+            // Which address and which socket error is the operator's business.
+            Self::Upstream(UpstreamError::Down(_)) => "failed to connect to the model server".to_owned(),
+            Self::Upstream(_) => "the call to the model server broke".to_owned(),
             other => other.to_string(),
         };
         let mut response = Response::new(body::empty());

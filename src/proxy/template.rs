@@ -1,18 +1,33 @@
 //! What an OK reply of the upstream looks like around its message, so that a replayed one looks the same.
 
+use std::collections::HashSet;
+
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use std::sync::Arc;
 
 use super::body::{self, Body};
 use super::upstream::Reply;
 
-/// Headers and trailers of the upstream's latest OK reply to a Predict call.
+/// Headers and trailers that the upstream's OK replies to Predict calls have in common, as far as the last two show. What varies
+/// from reply to reply (a request's id, a duration) belongs to one caller's reply and must not be in another's.
 pub(super) struct Template {
-    latest: ArcSwap<(HeaderMap, HeaderMap)>,
+    latest: ArcSwap<Around>,
 }
+
+/// What stands around a message.
+#[derive(Clone)]
+struct Around {
+    headers: HeaderMap,
+    trailers: HeaderMap,
+    /// Names whose values were seen to vary.
+    varying: HashSet<HeaderName>,
+}
+
+/// Names remembered as varying; the upstream is ours, so there are few.
+const MOST_VARYING: usize = 64;
 
 impl Default for Template {
     /// What every gRPC server sends; used by nobody, since a replay follows a forward.
@@ -25,7 +40,7 @@ impl Default for Template {
             http::HeaderName::from_static("grpc-status"),
             HeaderValue::from_static("0"),
         )]);
-        Self { latest: ArcSwap::from_pointee((headers, trailers)) }
+        Self { latest: ArcSwap::from_pointee(Around { headers, trailers, varying: HashSet::new() }) }
     }
 }
 
@@ -33,20 +48,41 @@ impl Template {
     /// Takes over what `reply`, an OK one, looks like.
     pub(super) fn learn(&self, reply: &Reply) {
         let known = self.latest.load();
-        if known.0 != reply.headers || known.1 != reply.trailers {
-            self.latest.store(Arc::new((reply.headers.clone(), reply.trailers.clone())));
+        if known.headers == reply.headers && known.trailers == reply.trailers {
+            return;
         }
+        let mut varying = known.varying.clone();
+        for (before, now) in [(&known.headers, &reply.headers), (&known.trailers, &reply.trailers)] {
+            // A length varies with its message, and is written anew for each.
+            let differs = |name: &&HeaderName| {
+                **name != CONTENT_LENGTH && before.contains_key(*name) && before.get(*name) != now.get(*name)
+            };
+            varying.extend(now.keys().filter(differs).take(MOST_VARYING).cloned());
+        }
+        self.latest.store(Arc::new(Around {
+            headers: without(&reply.headers, &varying),
+            trailers: without(&reply.trailers, &varying),
+            varying,
+        }));
     }
 
     /// An OK reply with `frame` as its message.
     pub(super) fn reply(&self, frame: Bytes) -> Response<Body> {
         let latest = self.latest.load();
-        let mut headers = latest.0.clone();
+        let mut headers = latest.headers.clone();
         if headers.contains_key(CONTENT_LENGTH) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(frame.len()));
         }
-        let mut response = Response::new(body::message(frame, Some(latest.1.clone())));
+        let mut response = Response::new(body::message(frame, Some(latest.trailers.clone())));
         *response.headers_mut() = headers;
         response
     }
+}
+
+fn without(headers: &HeaderMap, varying: &HashSet<HeaderName>) -> HeaderMap {
+    headers
+        .iter()
+        .filter(|(name, _)| !varying.contains(*name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }

@@ -333,6 +333,7 @@ impl Reply {
             let bytes = if frame.bytes[0] == 0 {
                 frame.bytes
             } else {
+                self.headers.remove(http::header::CONTENT_LENGTH);
                 frame::wrap(
                     &frame.payload(encoding, limit).await.map_err(|error| unreadable(error.to_string()))?,
                 )
@@ -397,14 +398,6 @@ impl Upstream {
             Err(frame::FrameError::Broken(error)) => Err(UpstreamError::Broken(error.to_string().into())),
             Err(error) => Err(UpstreamError::Reply(error.to_string().into())),
         }
-    }
-
-    /// One call over a shared lane, its reply relayed as it comes.
-    pub(super) async fn relay(
-        &self,
-        request: impl Fn() -> Request<Body>,
-    ) -> Result<Response<Body>, UpstreamError> {
-        Ok(self.lane().send_again(request).await?.map(body::relay_reply))
     }
 
     fn lane(&self) -> &Lane {

@@ -13,7 +13,8 @@ pub(super) struct Anchor {
     /// What it was asked beside the pixels; the version becomes the served one when the answer comes.
     pub(super) view: View,
     pub(super) forwarded: Instant,
-    /// Rows that it answered, exact repeats included.
+    /// Rows that it answered, exact repeats included. Of an anchor that has no answer: the exact repeats that were
+    /// forwarded without an anchor of their own.
     pub(super) hits: u64,
     pub(super) kept: Kept,
 }
@@ -24,20 +25,30 @@ pub(super) enum Kept {
     Pending(Pending),
     /// The answer.
     Answered(Answer),
-    /// None, ever: its call's outputs could not be cut into rows. It is there to be recognised.
+    /// None, ever: its call's outputs could not be cut into rows, or the answer could not be kept. It is there to be
+    /// recognised.
     Likeness,
 }
 
 impl Anchor {
-    /// How this anchor stands to a row of `view`. One without an answer of its own stands as another view's: an exact
-    /// repeat of it is innocent, a near-copy suspect, and nothing can be replayed from it.
+    /// How this anchor stands to a row of `view`.
     pub(super) fn standing(&self, view: &View) -> Standing {
         if matches!(self.kept, Kept::Likeness) || !self.shares_model(view) {
-            Standing::OtherView
+            self.standing_elsewhere()
         } else if self.view.inputs == view.inputs {
             Standing::SameView
         } else {
             Standing::OtherInputs(self.view.inputs)
+        }
+    }
+
+    /// How this anchor stands to a row that its answer cannot serve, whatever the view. One that will never have an
+    /// answer is much like another view's: a near-copy of it is suspect, nothing can be replayed from it, and exact
+    /// repeats are innocent until there were too many.
+    pub(super) fn standing_elsewhere(&self) -> Standing {
+        match self.kept {
+            Kept::Likeness => Standing::Unanswered(self.hits),
+            Kept::Pending(_) | Kept::Answered(_) => Standing::OtherView,
         }
     }
 

@@ -112,6 +112,7 @@ pub struct Callers {
 /// The addresses remembered; beyond it the map begins anew and learns again.
 const ADDRESSES: usize = 65_536;
 
+#[derive(Clone, Copy)]
 enum Seen {
     One(CallerDigest),
     Many,
@@ -121,6 +122,13 @@ impl Callers {
     /// Digests are keyed with `key`, which never leaves the process.
     pub fn new(rules: CallerRules, key: [u8; 32]) -> Self {
         Self { rules, key, addresses: Mutex::default() }
+    }
+
+    /// The same callers under other rules: digests stay the same, and so do the addresses known to be shared.
+    #[must_use]
+    pub fn under(&self, rules: CallerRules) -> Self {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self { rules, key: self.key, addresses: Mutex::new(addresses) }
     }
 
     /// The caller behind `facts`.

@@ -90,7 +90,7 @@ enum Source {
     Waiting(Pending),
 }
 
-/// The row whose answer was awaited was never answered. Judge the waiting row again, with `again = true`.
+/// The row whose answer was awaited was never answered, or its answer could not be kept. Judge the waiting row again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaderFailed;
 

@@ -5,11 +5,11 @@ use super::flight::{Lead, Pending};
 use super::limits::Limits;
 use super::memory::{Bounds, Left, Memory};
 use super::suspicion::Suspicion;
-use super::{AnchorFacts, Answer, Claim, Judged, Question, View};
+use super::{AnchorFacts, Claim, Judged, Outcome, Question, View};
 use crate::judgment::{
     self, Candidate, Digest, Evidence, Judge, Likeness, Profile, Reason, Ruling, Standing,
 };
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use tokio::time::Instant;
 
 /// Everything that is remembered of one session.
@@ -47,8 +47,6 @@ pub(super) type NewLead<'a> = &'a mut dyn FnMut() -> (u64, Lead, Pending);
 struct Asked<'a> {
     judge: &'a Judge,
     view: &'a View,
-    /// Whether a forwarded suspect counts: not when the rows were judged before.
-    counts: bool,
     limits: &'a Limits,
     bounds: Bounds,
     now: Instant,
@@ -74,12 +72,12 @@ impl History {
         now: Instant,
         new_lead: NewLead<'_>,
     ) -> Vec<Judged> {
-        let Question { view, other_inputs, rows, judge, whole, again, .. } = question;
+        let Question { view, other_inputs, rows, judge, whole, .. } = question;
         self.profile = judge.rules().profile;
         self.expire(limits, now);
         self.suspicion.decay(limits.suspicion_decay, now);
         let bounds = Bounds::of(self.profile, limits);
-        let asked = Asked { judge: &judge, view: &view, counts: !again, limits, bounds, now };
+        let asked = Asked { judge: &judge, view: &view, limits, bounds, now };
         if whole {
             return self.judge_whole(&asked, rows, new_lead);
         }
@@ -105,7 +103,7 @@ impl History {
         let judgment = asked.judge.rule(&row, candidates, self.memory.ghosts(), suspected);
         match judgment.ruling {
             Ruling::Forward => {
-                if judgment.evidence.suspect && asked.counts {
+                if judgment.evidence.suspect {
                     self.suspicion.count(asked.limits.suspicions);
                 }
                 self.forward(asked, row, judgment.evidence, new_lead)
@@ -117,60 +115,79 @@ impl History {
 
     /// A call whose outputs cannot be cut into rows has no answer for any one of them: nothing can be replayed in it
     /// or from it. So every anchor, and every earlier row of the call, stands as another view's: an exact repeat is
-    /// innocent (the model says again what it said), a near-copy is suspect, and once the session is
-    /// suspected it is refused or forwarded as the rules say. One suspect row makes the call suspect and counts
-    /// once; one refused row refuses the call. The paper's profile knows no suspicion and forwards it.
+    /// innocent (the model says again what it said) until there were too many, a near-copy is suspect, and once the
+    /// session is suspected it is refused or forwarded as the rules say. One suspect row makes the call suspect; each
+    /// counts, for a call tells as much as it has near-copies, and the rows after the last that may count are judged
+    /// as a suspected session's. One refused row refuses the call: nothing of it is claimed, and what was counted
+    /// stays counted. The paper's profile knows no suspicion and forwards it.
     fn judge_whole(&mut self, asked: &Asked<'_>, rows: Vec<Likeness>, new_lead: NewLead<'_>) -> Vec<Judged> {
-        let suspected = self.suspicion.suspected(asked.limits.suspicions);
         let mut rulings = Vec::with_capacity(rows.len());
-        for (index, row) in rows.iter().enumerate() {
-            let (ruling, evidence) = if let Some(evidence) = self.asked_before(asked, row) {
-                (Ruling::Forward, evidence)
+        let mut distinct: Vec<&Likeness> = Vec::new();
+        let mut digests = HashSet::new();
+        for row in &rows {
+            // A batch is often padded with one picture: what stands in the call twice is judged once.
+            let first = digests.insert(row.digest());
+            let (ruling, evidence) = if first {
+                self.rule_in_whole(asked, row, &distinct)
             } else {
-                let earlier = rows.iter().take(index);
-                let past = self.memory.anchors().map(|anchor| &anchor.likeness);
-                let candidates =
-                    past.chain(earlier).map(|likeness| Candidate { likeness, standing: Standing::OtherView });
-                let judged = asked.judge.rule(row, candidates, self.memory.ghosts(), suspected);
-                (judged.ruling, judged.evidence)
+                let nearest = Some(asked.judge.distances(row, row));
+                (Ruling::Forward, Evidence { reason: Reason::Exact, suspect: false, nearest })
             };
-            rulings.push((ruling, evidence));
+            if evidence.suspect && ruling == Ruling::Forward {
+                self.suspicion.count(asked.limits.suspicions);
+            }
+            if first {
+                distinct.push(row);
+            }
+            rulings.push((ruling, evidence, first));
         }
-        if rulings.iter().any(|(ruling, _)| *ruling != Ruling::Forward) {
-            let refuse = |(_, evidence)| Judged { claim: Claim::Refuse, evidence, anchor: None };
+        if rulings.iter().any(|(ruling, ..)| *ruling != Ruling::Forward) {
+            let refuse = |(_, evidence, _)| Judged { claim: Claim::Refuse, evidence, anchor: None };
             return rulings.into_iter().map(refuse).collect();
         }
-        if asked.counts && rulings.iter().any(|(_, evidence)| evidence.suspect) {
-            self.suspicion.count(asked.limits.suspicions);
-        }
-        // An image that is known already, from before or from an earlier row, needs no second anchor: a batch that is
-        // padded with one picture, or sent again and again, must not flush the others.
-        let fresh: Vec<bool> = rows
-            .iter()
-            .enumerate()
-            .map(|(index, row)| !self.knows(asked.view, row.digest()) && !holds(&rows[..index], row))
-            .collect();
-        let judged = rows.into_iter().zip(rulings).zip(fresh).map(|((row, (_, evidence)), fresh)| {
+        let claimed = rows.into_iter().zip(rulings).map(|(row, (_, evidence, first))| {
             let (id, lead, _) = new_lead();
-            if !fresh {
-                return Judged { claim: Claim::Forward(lead.without_anchor()), evidence, anchor: None };
-            }
-            self.add(asked, id, row, Kept::Likeness);
+            let lead = if first { self.claim_in_whole(asked, id, lead, row) } else { lead.without_anchor() };
             Judged { claim: Claim::Forward(lead), evidence, anchor: None }
         });
-        judged.collect()
+        claimed.collect()
     }
 
-    /// Brings the answer of anchor `id`; `None` when there is none.
-    pub(super) fn settle(&mut self, id: u64, answer: Option<&Answer>, now: Instant) {
-        match answer {
-            Some(answer) => {
-                self.forwards = self.forwards.saturating_add(1);
-                self.first_forward.get_or_insert(now);
-                self.memory.settle(id, answer);
-            }
-            None => self.memory.forget(id),
+    /// Rules on a row of a whole call, against the anchors and the distinct rows before it.
+    fn rule_in_whole(&self, asked: &Asked<'_>, row: &Likeness, earlier: &[&Likeness]) -> (Ruling, Evidence) {
+        if let Some(evidence) = self.asked_before(asked, row) {
+            return (Ruling::Forward, evidence);
         }
+        let suspected = self.suspicion.suspected(asked.limits.suspicions);
+        let past = self
+            .memory
+            .anchors()
+            .map(|anchor| Candidate { likeness: &anchor.likeness, standing: anchor.standing_elsewhere() });
+        let earlier = earlier.iter().map(|likeness| Candidate { likeness, standing: Standing::OtherView });
+        let judgment = asked.judge.rule(row, past.chain(earlier), self.memory.ghosts(), suspected);
+        (judgment.ruling, judgment.evidence)
+    }
+
+    /// Makes a row of a whole call an anchor. One that is there already needs no second, or a batch that is sent again
+    /// and again would flush the others; the one it has counts the repeat, since not all of them are innocent.
+    fn claim_in_whole(&mut self, asked: &Asked<'_>, id: u64, lead: Lead, row: Likeness) -> Lead {
+        if let Some(position) = self.memory.unanswered(row.digest(), asked.view) {
+            self.memory.repeat(position);
+            return lead.without_anchor();
+        }
+        self.add(asked, id, row, Kept::Likeness);
+        lead
+    }
+
+    /// Ends the forward of anchor `id`.
+    pub(super) fn settle(&mut self, id: u64, outcome: &Outcome, now: Instant) {
+        match outcome {
+            Outcome::Answered(answer) => self.memory.settle(id, answer),
+            Outcome::Unkept => self.memory.unkeep(id),
+            Outcome::Failed => return self.memory.forget(id),
+        }
+        self.forwards = self.forwards.saturating_add(1);
+        self.first_forward.get_or_insert(now);
     }
 
     /// Turns what is past its life into ghosts, or lets it go.
@@ -245,7 +262,8 @@ impl History {
         Judged { claim: Claim::Replay(follow), evidence, anchor: Some(facts) }
     }
 
-    /// The living anchor that answered exactly this image before, in this view.
+    /// The living anchor that answered exactly this image before, in this view. One whose answer came and could not be
+    /// kept answered nobody after all.
     fn answered_before(&self, asked: &Asked<'_>, row: &Likeness) -> Option<(usize, Evidence)> {
         if self.profile == Profile::Paper {
             return None;
@@ -256,7 +274,8 @@ impl History {
             self.answered.iter().rev().filter(same).filter_map(|entry| self.memory.position_of(entry.anchor));
         let (position, anchor) = positions.find_map(|position| {
             let anchor = self.memory.at(position)?;
-            anchor.shares_model(asked.view).then_some((position, anchor))
+            let can_answer = anchor.shares_model(asked.view) && !matches!(anchor.kept, Kept::Likeness);
+            can_answer.then_some((position, anchor))
         })?;
         let nearest = Some(asked.judge.distances(row, &anchor.likeness));
         Some((position, Evidence { reason: Reason::Exact, suspect: false, nearest }))
@@ -264,9 +283,15 @@ impl History {
 
     /// Whether exactly this image was forwarded before and only its ghost is left. Asking the model again tells the
     /// caller what it was told already, so it is as innocent as any exact repeat; only no answer is left to replay.
+    ///
+    /// That holds within reason. Pictures of floats less than half a level apart are one image to us and not to the
+    /// model, so each repeat may tell a little more. Once more than `max_views` ghosts are left of one image it is
+    /// judged like any other row, and its ghosts make it suspect.
     fn asked_before(&self, asked: &Asked<'_>, row: &Likeness) -> Option<Evidence> {
-        let gone = asked.judge.rules().profile == Profile::Hardened && self.memory.is_gone(row.digest());
-        gone.then_some(Evidence { reason: Reason::Exact, suspect: false, nearest: None })
+        let rules = asked.judge.rules();
+        let innocent = rules.profile == Profile::Hardened
+            && (1..=rules.max_views).contains(&self.memory.times_gone(row.digest()));
+        innocent.then_some(Evidence { reason: Reason::Exact, suspect: false, nearest: None })
     }
 
     fn remember(&mut self, asked: &Asked<'_>, digest: Digest, anchor: u64) {
@@ -279,10 +304,6 @@ impl History {
         self.answered.push_back(Answered { digest, inputs: asked.view.inputs, anchor });
     }
 
-    fn knows(&self, view: &View, digest: Digest) -> bool {
-        self.memory.anchors().any(|anchor| anchor.likeness.digest() == digest && anchor.view == *view)
-    }
-
     #[cfg(test)]
     pub(super) fn memory(&self) -> &Memory {
         &self.memory
@@ -293,10 +314,6 @@ impl History {
     pub(super) fn walk(&self) -> usize {
         size_of::<Self>() + self.memory.walk() + self.answered.capacity() * size_of::<Answered>()
     }
-}
-
-fn holds(rows: &[Likeness], row: &Likeness) -> bool {
-    rows.iter().any(|other| other.digest() == row.digest())
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct Stats {
     pub bytes: usize,
     /// What left, by reason, since the start.
     pub departures: Departures,
-    /// Answers that were too large to keep.
+    /// Answers that were too large to keep; their rows' likenesses were.
     pub oversized_answers: u64,
 }
 

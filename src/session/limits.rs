@@ -26,7 +26,8 @@ pub struct Limits {
     pub suspicion_decay: Duration,
     /// Bytes of all sessions together (default 256 MiB).
     pub bytes: usize,
-    /// Bytes of one answer; a larger one is not kept (default 64 KiB: a classifier's scores, not a picture).
+    /// Bytes of one answer (default 64 KiB: a classifier's scores, not a picture). Of a row with a larger one only the
+    /// likeness is kept: its near-copies are suspect and none is replayed.
     pub answer_bytes: usize,
     /// Sessions in all (default 1,000,000).
     pub sessions: usize,

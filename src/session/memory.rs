@@ -10,9 +10,9 @@
 //! Neither segment evicts the other. So decoys, which nobody hits, push out only each other, and the anchors that an
 //! attack works around stay; and what is pushed out is still recognised, if not answered, as long as its ghost lives.
 
-use super::Answer;
 use super::anchor::{Anchor, Kept};
 use super::limits::Limits;
+use super::{Answer, View};
 use crate::judgment::{Digest, Ghost, Likeness, Profile};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -121,10 +121,21 @@ impl Memory {
         self.anchors().position(|anchor| anchor.id == id)
     }
 
-    /// Whether exactly this image was forwarded and has only its ghost left.
-    pub(super) fn is_gone(&self, digest: Digest) -> bool {
-        self.ghosts.iter().any(|gone| gone.digest == digest)
-            && !self.anchors().any(|anchor| anchor.likeness.digest() == digest)
+    /// How many ghosts are left of exactly this image; none count as long as an anchor holds it.
+    pub(super) fn times_gone(&self, digest: Digest) -> usize {
+        if self.anchors().any(|anchor| anchor.likeness.digest() == digest) {
+            return 0;
+        }
+        self.ghosts.iter().filter(|gone| gone.digest == digest).count()
+    }
+
+    /// The anchor that holds exactly this image in this view without an answer.
+    pub(super) fn unanswered(&self, digest: Digest, view: &View) -> Option<usize> {
+        self.anchors().position(|anchor| {
+            matches!(anchor.kept, Kept::Likeness)
+                && anchor.likeness.digest() == digest
+                && anchor.view == *view
+        })
     }
 
     /// Takes in a row that was just forwarded.
@@ -169,6 +180,11 @@ impl Memory {
         }
     }
 
+    /// Counts an exact repeat of an anchor that has no answer, forwarded without an anchor of its own.
+    pub(super) fn repeat(&mut self, position: usize) {
+        self.change(position, |anchor| anchor.hits += 1);
+    }
+
     /// The paper's sliding anchor: it takes over the likeness of the row that it answered and keeps its answer.
     pub(super) fn slide(&mut self, position: usize, likeness: Likeness) {
         self.change(position, |anchor| anchor.likeness = likeness);
@@ -181,6 +197,18 @@ impl Memory {
             anchor.view.version = answer.version.clone();
             if let Kept::Pending(_) = anchor.kept {
                 anchor.kept = Kept::Answered(answer.clone());
+            }
+        });
+    }
+
+    /// The answer of anchor `id` came and cannot be kept. The rows that followed it got nothing from it, so its repeats
+    /// are counted from here.
+    pub(super) fn unkeep(&mut self, id: u64) {
+        let Some(position) = self.position_of(id) else { return };
+        self.change(position, |anchor| {
+            if let Kept::Pending(_) = anchor.kept {
+                anchor.kept = Kept::Likeness;
+                anchor.hits = 0;
             }
         });
     }

@@ -13,9 +13,13 @@
 //! at a lead that was claimed earlier, so as long as every call keeps this order no two calls wait on each other.
 //!
 //! **When a leader fails** (or is dropped) its anchor is forgotten before its followers hear of it. They come
-//! again with `again = true`; the first to come finds no anchor and becomes the new leader, the others find its
-//! pending anchor and follow it. A follower that was cancelled does not come, so the promotion never goes to
-//! one who is gone.
+//! again and are judged as if for the first time, for a row that was to be replayed was never counted; the first to
+//! come finds no anchor and becomes the new leader, the others find its pending anchor and follow it. A follower that
+//! was cancelled does not come, so the promotion never goes to one who is gone.
+//!
+//! **When an answer cannot be kept** its anchor stays without one, to be recognised: the caller was told the truth, so
+//! the search around that picture has begun. Followers are told that there is no answer for them, come again, and are
+//! judged against it as everybody else is: a near-copy is suspect.
 //!
 //! Nothing here knows messages, sockets or settings files: answers are opaque bytes, likenesses and rulings are
 //! `judgment`'s, time is tokio's clock (so that tests can stop it).
@@ -100,11 +104,8 @@ pub struct Question {
     /// one model's rules is replaced by another's.
     pub judge: Arc<Judge>,
     /// True when the call has several rows and its outputs cannot be cut into rows. Then no row is replayed, one
-    /// suspect row makes the whole call suspect (counted once), and one refused row refuses it all.
+    /// suspect row makes the whole call suspect, each distinct suspect row counts, and one refused row refuses it all.
     pub whole: bool,
-    /// True when these rows were judged before and only come back because their leader failed. They count no
-    /// suspicion a second time.
-    pub again: bool,
 }
 
 /// What became of one row.
@@ -152,7 +153,11 @@ pub struct Answer {
 pub enum Outcome {
     /// The model answered.
     Answered(Answer),
-    /// It did not, or what it said must not be remembered. Errors are never remembered.
+    /// The model answered its caller, but the answer cannot be kept: it could not be cut into rows, say. The anchor
+    /// stays for its likeness alone, so that near-copies of the row are suspect, and followers get
+    /// [`LeaderFailed`]. An answer above [`Limits::answer_bytes`] ends like this too.
+    Unkept,
+    /// It did not answer, or with an error. Errors are never remembered, and neither is the row.
     Failed,
 }
 
@@ -166,7 +171,9 @@ pub enum Outcome {
 ///   against the rows before it. Two questions of one session never interleave, whichever replica they came through.
 /// * *At once.* When `judge_and_claim` returns, every row ruled forward is visible to the next question as a pending
 ///   anchor, and every suspicion is counted, whatever becomes of the call, cancellation included.
-/// * *One answer.* As long as an anchor lives, the same image in the same view gets that anchor's answer each time.
+/// * *One answer.* As long as an anchor with an answer lives, the same image in the same view gets that answer each
+///   time.
+/// * *No truth unremembered.* A row that the model answered leaves its likeness, whether or not the answer was kept.
 /// * *No orphan.* A lead that is dropped, or whose replica dies, is a failed lead within a bounded time: its anchor is
 ///   gone before any follower learns of it, and it leaves no ghost.
 /// * *Followers are woken* by settling or failing, on every replica.

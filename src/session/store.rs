@@ -128,35 +128,35 @@ impl Shared {
     }
 
     fn settle(&self, mut lead: Lead, outcome: Outcome) {
-        let answer = match outcome {
+        let outcome = match outcome {
             Outcome::Answered(answer) if answer.bytes.len() > self.limits.answer_bytes => {
                 self.oversized.fetch_add(1, Ordering::Relaxed);
-                None
+                Outcome::Unkept
             }
             // A copy of its own: the bytes are often a slice of the whole reply, and keeping a row would keep it all.
             Outcome::Answered(answer) => {
-                Some(Answer { bytes: Bytes::copy_from_slice(&answer.bytes), ..answer })
+                Outcome::Answered(Answer { bytes: Bytes::copy_from_slice(&answer.bytes), ..answer })
             }
-            Outcome::Failed => None,
+            Outcome::Unkept | Outcome::Failed => outcome,
         };
         if let Some(place) = lead.disarm() {
-            self.settle_at(&place, answer.as_ref());
+            self.settle_at(&place, &outcome);
         }
-        // Followers hear of it after the store: one who comes again must not find the dead anchor.
-        match answer {
-            Some(answer) => lead.publish(answer),
-            None => drop(lead),
+        // Followers hear of it after the store: one who comes again must not find an anchor that still seems to wait.
+        match outcome {
+            Outcome::Answered(answer) => lead.publish(answer),
+            Outcome::Unkept | Outcome::Failed => drop(lead),
         }
     }
 
     /// Settles the anchor, if its session is still here. An evicted session's lead has nothing to settle: its followers
     /// hold the answer's other end themselves.
-    fn settle_at(&self, place: &Place, answer: Option<&Answer>) {
+    fn settle_at(&self, place: &Place, outcome: &Outcome) {
         let now = Instant::now();
         let Some(visited) = lock(&self.ledger).find(&place.session, now) else { return };
         let visit = Visit { shared: self, visited };
         let mut history = lock(&visit.visited.session.history);
-        history.settle(place.anchor, answer, now);
+        history.settle(place.anchor, outcome, now);
         visit.account(history, now);
     }
 
@@ -209,7 +209,7 @@ impl Drop for Visit<'_> {
 
 impl Home for Shared {
     fn abandon(&self, place: &Place) {
-        self.settle_at(place, None);
+        self.settle_at(place, &Outcome::Failed);
     }
 }
 

@@ -65,7 +65,6 @@ impl World {
             rows,
             judge: self.judge.clone(),
             whole: false,
-            again: false,
         }
     }
 

@@ -43,12 +43,9 @@ impl Tally {
         self.forwarded_rows.fetch_add(rows as u64, Relaxed);
     }
 
-    pub(crate) fn judged_forward(&self) {
-        self.judged_forward.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn replayed(&self) {
-        self.replayed.fetch_add(1, Relaxed);
+    pub(crate) fn judged(&self, forward: usize, replayed: usize) {
+        self.judged_forward.fetch_add(forward as u64, Relaxed);
+        self.replayed.fetch_add(replayed as u64, Relaxed);
     }
 
     pub(crate) fn held(&self) {

@@ -84,7 +84,7 @@ pub(crate) fn answer(request: &pb::ModelInferRequest, stamp: Option<u32>) -> pb:
     let rows: Vec<_> = rows.collect();
     for mut row in rows.iter().copied() {
         row[0] = stamp.map_or(row[0], |stamp| stamp as f32);
-        row.iter().for_each(|score| data.extend_from_slice(&score.to_le_bytes()));
+        data.extend(row.iter().flat_map(|score| score.to_le_bytes()));
     }
     let output = pb::model_infer_response::InferOutputTensor {
         name: "probabilities".into(),

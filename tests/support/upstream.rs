@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tonic::Code;
 
+use super::client::AUTHORITY;
 use super::kserve::{self, MODEL_CONFIG, MODEL_INFER, MODEL_METADATA, SERVER_READY};
 use super::within;
 
@@ -223,6 +224,12 @@ impl Fake {
         self.lock().seen.get(path).cloned().unwrap_or_default()
     }
 
+    /// The latest call to `path` that a caller made: the sidecar asks questions of its own, by the server's own name.
+    pub(crate) fn last(&self, path: &str) -> Seen {
+        let of_caller = |seen: &Seen| seen.uri.authority().is_some_and(|name| name == AUTHORITY);
+        self.seen(path).into_iter().rfind(of_caller).expect("a caller asked")
+    }
+
     /// The `ModelInfer` calls so far.
     pub(crate) fn infers(&self) -> Vec<Seen> {
         self.seen(MODEL_INFER)
@@ -342,7 +349,7 @@ impl Fake {
                 let asked = pb::ModelMetadataRequest::decode(payload);
                 match asked {
                     Ok(asked) if asked.name == "clf" && path == MODEL_CONFIG => {
-                        exchange.answer(&kserve::config())
+                        exchange.answer(&kserve::config());
                     }
                     Ok(asked) if asked.name == "clf" => exchange.answer(&kserve::metadata()),
                     _ => exchange.status(Code::NotFound, "no such model"),

@@ -1,7 +1,7 @@
 //! What a session's past does to its next call, row by row.
 
 use super::super::testing::{HOUR, SECOND, World, answered, kinds};
-use super::super::{Outcome, Store};
+use super::super::{Answer, Outcome, Store};
 use super::*;
 use crate::judgment::{OnSuspected, Rules};
 
@@ -73,14 +73,19 @@ async fn a_row_is_counted_whatever_becomes_of_its_call() {
 }
 
 #[tokio::test]
-async fn rows_judged_again_are_not_counted_again() {
+async fn a_row_that_comes_again_since_its_leader_failed_counts_as_any_other() {
     let world = World::hardened();
     world.ask_and_answer(1, world.picture(1), "cat").await;
-    for nth in 0..20 {
-        let mut question = world.question(1, vec![world.suspect(1, nth % 8)]);
-        question.again = true;
-        assert_eq!(kinds(&world.put(question).await), ["forward"]);
+    for nth in 0..4 {
+        let lead = world.ask(1, world.suspect(1, nth)).await.lead();
+        // One spot more than the leader: replayed from it, so not counted.
+        let follower = || world.spotted(1, nth * 60..nth * 60 + 61);
+        let follow = world.ask(1, follower()).await.follow();
+        drop((lead, follow));
+        let again = world.ask(1, follower()).await;
+        assert_eq!((again.kind(), again.evidence.suspect), ("forward", true), "{nth}");
     }
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "refuse", "four leaders and four followers");
 }
 
 #[tokio::test]
@@ -147,11 +152,11 @@ async fn who_answered_is_remembered_within_bounds() {
 }
 
 #[tokio::test]
-async fn an_exact_repeat_of_a_ghost_is_forwarded_and_never_counted() {
+async fn an_exact_repeat_of_a_few_ghosts_is_forwarded_and_not_counted() {
     let limits = Limits { anchors_never_hit: 2, ..Limits::default() };
     let world = World::new(Rules::hardened(), limits);
     // An honest client that goes round and round a set of pictures larger than the memory.
-    for round in 0..10 {
+    for round in 0..5 {
         for seed in 0..5 {
             let judged = world.ask(1, world.picture(seed)).await;
             let exact = if round == 0 { Reason::New } else { Reason::Exact };
@@ -162,6 +167,24 @@ async fn an_exact_repeat_of_a_ghost_is_forwarded_and_never_counted() {
     }
     let near = world.ask(1, world.near(0, 1)).await;
     assert_eq!((near.evidence.reason, near.evidence.suspect), (Reason::Ghost, true));
+}
+
+#[tokio::test]
+async fn an_exact_repeat_of_too_many_ghosts_is_suspect() {
+    let world = World::new(Rules::hardened(), Limits { anchors_never_hit: 1, ..Limits::default() });
+    for round in 0..20 {
+        let judged = world.ask(1, world.picture(1)).await;
+        // Asked once, then four times again with as many ghosts; every time after that counts, up to eight.
+        let expected = match round {
+            0 => ("forward", Reason::New, false),
+            1..5 => ("forward", Reason::Exact, false),
+            5..13 => ("forward", Reason::Ghost, true),
+            _ => ("refuse", Reason::Suspected, true),
+        };
+        assert_eq!((judged.kind(), judged.evidence.reason, judged.evidence.suspect), expected, "{round}");
+        world.finish(judged, "x").await;
+        world.ask_and_answer(1, world.picture(100 + round), "decoy").await;
+    }
 }
 
 fn seen_as(model: &str, version: &str, form: u64, inputs: u64) -> View {
@@ -187,6 +210,41 @@ async fn an_answer_is_for_its_own_view() {
         .put(Question { view: seen_as("third", "1", 0, 0), ..world.question(1, vec![world.picture(1)]) });
     let exact = exact.await.remove(0);
     assert_eq!((exact.kind(), exact.evidence.suspect), ("forward", false));
+}
+
+#[tokio::test]
+async fn the_same_image_in_ever_new_views_is_suspect_after_a_few() {
+    let world = World::hardened();
+    for form in 0..20 {
+        let question = world.question(1, vec![world.picture(1)]);
+        let judged = world.put(Question { view: seen_as("model", "1", form, 0), ..question }).await.remove(0);
+        let expected = match form {
+            0 => ("forward", Reason::New, false),
+            1..4 => ("forward", Reason::Exact, false),
+            4..12 => ("forward", Reason::OtherView, true),
+            _ => ("refuse", Reason::Suspected, true),
+        };
+        assert_eq!((judged.kind(), judged.evidence.reason, judged.evidence.suspect), expected, "{form}");
+        world.finish(judged, "cat").await;
+    }
+    assert_eq!(world.ask_and_answer(1, world.picture(1), "").await, "cat", "in a view that has it, as ever");
+}
+
+#[tokio::test]
+async fn the_same_image_whose_answer_cannot_be_kept_is_suspect_after_a_few() {
+    let world = World::hardened();
+    for time in 0..20 {
+        let judged = world.ask(1, world.picture(1)).await;
+        let expected = match time {
+            0..4 => ("forward", false),
+            4..12 => ("forward", true),
+            _ => ("refuse", true),
+        };
+        assert_eq!((judged.kind(), judged.evidence.suspect), expected, "{time}");
+        if let Claim::Forward(lead) = judged.claim {
+            world.settle(lead, Outcome::Unkept).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -226,20 +284,66 @@ async fn settle_all(world: &World, judged: Vec<Judged>, text: &str) {
 }
 
 #[tokio::test]
-async fn one_similar_row_makes_an_unsplittable_call_suspect_once() {
+async fn each_distinct_suspect_row_of_an_unsplittable_call_counts() {
     let world = World::hardened();
     world.ask_and_answer(1, world.picture(1), "cat").await;
-    for nth in 0..8 {
-        let rows =
-            vec![world.picture(100 + nth), world.near(1, nth as usize), world.near(1, 50 + nth as usize)];
+    for nth in 0..4 {
+        let (one, other) = (world.near(1, nth as usize), world.near(1, 50 + nth as usize));
+        let rows = vec![world.picture(100 + nth), one.clone(), other, one];
         let judged = world.put(whole(&world, rows)).await;
-        assert_eq!(kinds(&judged), ["forward"; 3], "nothing is replayed inside; counted {nth} times so far");
-        assert!(!judged[0].evidence.suspect && judged[1].evidence.suspect);
+        assert_eq!(kinds(&judged), ["forward"; 4], "nothing is replayed inside; call {nth}");
+        let suspect: Vec<_> = judged.iter().map(|row| row.evidence.suspect).collect();
+        assert_eq!(suspect, [false, true, true, false]);
         settle_all(&world, judged, "batch").await;
     }
     let judged = world.put(whole(&world, vec![world.picture(200), world.near(1, 99)])).await;
     assert_eq!(kinds(&judged), ["refuse"; 2], "one refused row refuses the call");
     assert_eq!(world.ask(1, world.picture(200)).await.evidence.reason, Reason::New, "and it left no anchor");
+}
+
+#[tokio::test]
+async fn a_great_batch_of_near_copies_is_refused_whole_and_what_it_counted_stays() {
+    let world = World::hardened();
+    let mut rows: Vec<_> = (0..200).map(|nth| world.near(1, nth)).collect();
+    rows.insert(0, world.picture(1));
+    let judged = world.put(whole(&world, rows)).await;
+    assert!(kinds(&judged).iter().all(|kind| *kind == "refuse"));
+    let suspected = judged.iter().filter(|row| row.evidence.reason == Reason::Suspected).count();
+    assert_eq!(suspected, 192, "all but the first picture and the eight near-copies that were counted");
+    assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (0, 0), "nothing of it is claimed");
+    world.ask_and_answer(1, world.picture(2), "cat").await;
+    assert_eq!(world.ask(1, world.suspect(2, 0)).await.kind(), "refuse", "the session is suspected");
+}
+
+#[tokio::test]
+async fn a_great_batch_of_near_copies_passes_where_suspects_are_forwarded() {
+    let rules = Rules { on_suspected: OnSuspected::Forward, ..Rules::hardened() };
+    let world = World::new(rules, Limits::default());
+    let judged = world.put(whole(&world, (0..20).map(|nth| world.near(1, nth)).collect())).await;
+    assert_eq!(kinds(&judged), ["forward"; 20]);
+    assert_eq!(world.store.stats().anchors, 20);
+}
+
+#[tokio::test]
+async fn an_unsplittable_call_sent_again_is_suspect_after_a_few_times() {
+    let world = World::hardened();
+    // Alone first, so that an answer in the same view is there: a whole call has no use for it.
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    for time in 0..20 {
+        let padded = vec![world.picture(1), world.picture(1), world.picture(1)];
+        let judged = world.put(whole(&world, padded)).await;
+        let expected = match time {
+            0..3 => ("forward", false),
+            3..11 => ("forward", true),
+            _ => ("refuse", true),
+        };
+        assert_eq!((judged[0].kind(), judged[0].evidence.suspect), expected, "{time}");
+        assert!(!judged[1].evidence.suspect && !judged[2].evidence.suspect, "padding is innocent");
+        assert_eq!(world.store.stats().anchors, 2, "one with an answer and one without");
+        if judged[0].kind() == "forward" {
+            settle_all(&world, judged, "batch").await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -69,8 +69,7 @@ async fn wait(world: Arc<World>, row: Likeness, mut follow: Follow, forwards: Ar
         if let Ok(answer) = follow.answer().await {
             return told(&answer);
         }
-        let mut question = world.question(1, vec![row.clone()]);
-        question.again = true;
+        let question = world.question(1, vec![row.clone()]);
         match world.put(question).await.remove(0).claim {
             Claim::Forward(lead) => {
                 let n = forwards.fetch_add(1, Ordering::SeqCst);
@@ -127,8 +126,7 @@ async fn calls_that_wait_on_each_others_rows_end_because_each_settles_before_it_
                     told_rows[index] = told(&answer);
                     continue;
                 }
-                let mut question = world.question(1, vec![rows[index].clone()]);
-                question.again = true;
+                let question = world.question(1, vec![rows[index].clone()]);
                 match world.put(question).await.remove(0).claim {
                     Claim::Forward(lead) => {
                         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -152,17 +150,63 @@ async fn calls_that_wait_on_each_others_rows_end_because_each_settles_before_it_
 }
 
 #[tokio::test]
-async fn an_answer_too_large_is_not_kept_and_counted() {
+async fn an_answer_that_cannot_be_kept_leaves_the_likeness() {
+    for too_large in [false, true] {
+        let world = World::hardened();
+        let lead = world.ask(1, world.picture(1)).await.lead();
+        let mut follow = world.ask(1, world.near(1, 1)).await.follow();
+        let outcome = if too_large { answered(&"x".repeat((64 << 10) + 1)) } else { Outcome::Unkept };
+        world.settle(lead, outcome).await;
+        check_bytes(&world);
+        assert_eq!(follow.answer().await, Err(LeaderFailed));
+        let stats = world.store.stats();
+        assert_eq!((stats.anchors, stats.ghosts, stats.oversized_answers), (1, 0, u64::from(too_large)));
+
+        // The follower comes again and finds no leader to follow; an exact repeat tells nothing new.
+        let again = world.ask(1, world.near(1, 1)).await;
+        assert_eq!((again.kind(), again.evidence.suspect), ("forward", true));
+        drop(again);
+        let exact = world.ask(1, world.picture(1)).await;
+        assert_eq!((exact.kind(), exact.evidence.suspect), ("forward", false));
+        assert_eq!(world.finish(exact, "cat").await, "fresh cat");
+        assert_eq!(world.ask_and_answer(1, world.near(1, 2), "").await, "cat", "this time it could be kept");
+        check_bytes(&world);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_of_the_largest_size_is_kept() {
     let world = World::hardened();
-    let lead = world.ask(1, world.picture(1)).await.lead();
-    let mut follow = world.ask(1, world.near(1, 1)).await.follow();
-    world.settle(lead, answered(&"x".repeat((64 << 10) + 1))).await;
-    assert_eq!(follow.answer().await, Err(LeaderFailed));
-    let stats = world.store.stats();
-    assert_eq!((stats.anchors, stats.ghosts, stats.oversized_answers), (0, 0, 1));
     let largest = "x".repeat(64 << 10);
     assert_eq!(world.ask_and_answer(1, world.picture(1), &largest).await, format!("fresh {largest}"));
     assert_eq!(world.ask_and_answer(1, world.near(1, 1), "").await, largest);
+}
+
+#[tokio::test]
+async fn a_search_whose_answers_cannot_be_kept_ends_in_refusals() {
+    let world = World::hardened();
+    let (mut forwarded, mut refused) = (0, 0);
+    for nth in 0..100 {
+        match world.ask(1, world.near(1, nth)).await.claim {
+            Claim::Forward(lead) => {
+                world.settle(lead, Outcome::Unkept).await;
+                forwarded += 1;
+            }
+            Claim::Refuse => refused += 1,
+            Claim::Replay(_) => unreachable!("no answer is there"),
+        }
+    }
+    assert_eq!((forwarded, refused), (9, 91), "the first picture and eight suspects");
+}
+
+#[tokio::test]
+async fn an_evicted_anchor_whose_answer_could_not_be_kept_has_its_ghost() {
+    let world = World::new(Rules::hardened(), Limits { anchors_never_hit: 1, ..Limits::default() });
+    let lead = world.ask(1, world.picture(1)).await.lead();
+    world.ask_and_answer(1, world.picture(2), "dog").await;
+    world.settle(lead, Outcome::Unkept).await;
+    assert!(world.ask(1, world.near(1, 1)).await.evidence.suspect);
+    check_bytes(&world);
 }
 
 #[tokio::test]
@@ -262,6 +306,7 @@ async fn the_bytes_are_counted_to_the_last() {
             for judged in open.drain(..open.len() / 2) {
                 match judged.claim {
                     Claim::Forward(lead) if step % 4 == 0 => drop(lead),
+                    Claim::Forward(lead) if step % 5 == 0 => world.settle(lead, Outcome::Unkept).await,
                     Claim::Forward(lead) => {
                         world.settle(lead, answered(&"y".repeat(step as usize))).await;
                     }
