@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench judgment`, or one group of it: `cargo bench --bench judgment -- likeness`. Results: `README.md`.
 
+#![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -89,7 +91,7 @@ fn rule(criterion: &mut Criterion) {
         bencher.iter(|| ruled(black_box(row), anchors, &ghosts));
     });
     group.bench_function("256-near-copies", |bencher| {
-        bencher.iter(|| ruled(black_box(&copied), &copies, &[]))
+        bencher.iter(|| ruled(black_box(&copied), &copies, &[]));
     });
     group.finish();
 }

@@ -1,5 +1,7 @@
 //! What the documents show works: configurations load, commands and flags exist, settings have the defaults that are told.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -4,6 +4,8 @@
 //! Image 2 with its label as the new Image 1, line 11 keeps Image 1. *Similar* is `N_hash <= 25` of 256 bits or
 //! `N_pixel <= 25` of 256 positions, 10 % of each; only what differs by both is asked of the model.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,6 +3,8 @@
 //! *Two queries* are enough to be told a wrong label where nothing guards an answer: a doctored copy of a picture goes first,
 //! and its label then answers for the picture itself. The pictures are the demo's twelve photographs.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

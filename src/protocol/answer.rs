@@ -265,7 +265,7 @@ mod tests {
             parameters: [("triton_extra".to_owned(), pb::InferParameter::default())].into(),
             outputs: vec![output("scores", "FP32", &[3, 2]), counts, output("labels", "BYTES", &[3, 2])],
             raw_output_contents: vec![
-                Bytes::from_iter(0..24u8),
+                (0..24u8).collect(),
                 text(&["cat", "", "a longer name", "dog", "x", "yz"]),
             ],
         }
@@ -290,7 +290,7 @@ mod tests {
             let alone = &rows[row];
             let shapes: Vec<_> = alone.outputs.iter().map(|output| output.shape.clone()).collect();
             assert_eq!(shapes, [[1, 2], [1, 1], [1, 2]]);
-            assert_eq!(alone.raw_output_contents[0], Bytes::from_iter(row as u8 * 8..row as u8 * 8 + 8));
+            assert_eq!(alone.raw_output_contents[0], (row as u8 * 8..row as u8 * 8 + 8).collect::<Bytes>());
             assert_eq!(alone.raw_output_contents[1], text(labels));
             assert_eq!(alone.outputs[1].contents.as_ref().unwrap().int_contents, [count]);
             assert_eq!((alone.model_version.as_str(), alone.id.as_str()), ("4", ""));

@@ -709,7 +709,7 @@ mod tests {
                 shape: vec![rows, 2, 2, 3],
                 ..Default::default()
             }],
-            raw_input_contents: vec![Bytes::from_iter(0..rows as u8 * 12)],
+            raw_input_contents: vec![(0..rows as u8 * 12).collect()],
             ..Default::default()
         }
     }
@@ -767,7 +767,7 @@ mod tests {
             ("a size below zero", |message| message.inputs[0].shape[1] = -2),
             ("no shape", |message| message.inputs[0].shape.clear()),
             ("raw and typed", |message| {
-                message.inputs[0].contents = Some(pb::InferTensorContents::default())
+                message.inputs[0].contents = Some(pb::InferTensorContents::default());
             }),
             ("values of another type", |message| {
                 message.raw_input_contents.clear();
@@ -796,6 +796,6 @@ mod tests {
         message.inputs[0].contents = Some(pb::InferTensorContents { uint_contents, ..Default::default() });
         let query = read(message).unwrap();
         let reading = Reading { layout: None, bgr: false, range: None };
-        assert_eq!(query.image(0, reading, &signature()).unwrap().rgb(), Vec::from_iter(0..12u8));
+        assert_eq!(query.image(0, reading, &signature()).unwrap().rgb(), (0..12u8).collect::<Vec<_>>());
     }
 }

@@ -256,7 +256,7 @@ fn timeout_value(left: Duration) -> String {
 /// Runs `work` to its end, or, once nobody waits for it any more, for at most `linger`.
 ///
 /// The work is done by whoever waits; it gets a task of its own only when it is abandoned. A task for each forward is handed
-/// from thread to thread, there and back: 6.6 wake-ups a call instead of 4.
+/// from thread to thread, there and back: 6.6 `futex` calls instead of 4.
 async fn lingering<T: Send + 'static>(linger: Duration, work: impl Future<Output = T> + Send + 'static) -> T {
     Lingering { work: Some(Box::pin(work)), linger }.await
 }
@@ -320,7 +320,7 @@ mod tests {
             });
             tokio::select! {
                 biased;
-                _ = work => unreachable!("the work takes seconds"),
+                () = work => unreachable!("the work takes seconds"),
                 () = tokio::task::yield_now() => {}
             }
             assert_eq!(told.await.is_ok(), is_done);

@@ -390,26 +390,27 @@ mod tests {
     use http_body_util::StreamBody;
     use std::io::Write;
 
-    type Chunks = Vec<Result<HttpFrame<Bytes>, BoxError>>;
+    type Chunk = Result<HttpFrame<Bytes>, BoxError>;
+    type Chunks = Vec<Chunk>;
 
-    fn body(
-        chunks: Chunks,
-    ) -> StreamBody<impl tokio_stream::Stream<Item = Result<HttpFrame<Bytes>, BoxError>> + Unpin> {
+    fn body(chunks: Chunks) -> StreamBody<impl tokio_stream::Stream<Item = Chunk> + Unpin> {
         StreamBody::new(tokio_stream::iter(chunks))
     }
 
-    fn data(bytes: &[u8]) -> Result<HttpFrame<Bytes>, BoxError> {
+    #[allow(clippy::unnecessary_wraps, reason = "a stream's item")]
+    fn data(bytes: &[u8]) -> Chunk {
         Ok(HttpFrame::data(Bytes::copy_from_slice(bytes)))
     }
 
-    fn trailers() -> Result<HttpFrame<Bytes>, BoxError> {
+    #[allow(clippy::unnecessary_wraps, reason = "a stream's item")]
+    fn trailers() -> Chunk {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
         Ok(HttpFrame::trailers(trailers))
     }
 
     fn intake(limit: usize) -> Intake<'static> {
-        Intake { limit, within: Duration::from_secs(60), budget: None }
+        Intake { limit, within: Duration::from_mins(1), budget: None }
     }
 
     /// `bytes` in pieces of drawn lengths, empty ones among them.
@@ -542,7 +543,7 @@ mod tests {
             tokio_stream::pending(),
         );
         let slow = read_request(&mut StreamBody::new(stalled), intake(40)).await;
-        assert!(matches!(slow, Err(FrameError::Slow(within)) if within == Duration::from_secs(60)));
+        assert!(matches!(slow, Err(FrameError::Slow(within)) if within == Duration::from_mins(1)));
     }
 
     fn compressed(payload: &[u8], encoding: Encoding) -> Vec<u8> {

@@ -212,3 +212,35 @@ def test_the_order_of_the_inputs_changes_nothing(proxied, direct):
     swapped.raw_input_contents.extend(request.raw_input_contents[::-1])
     assert direct.infer(swapped).code == "OK"
     assert proxied.infer(swapped) == first
+
+
+ALIASES = {
+    "model": edited(lambda request: setattr(request, "model_name", request.model_name + "\0a")),
+    "output": edited(lambda request: request.outputs.add(name="probabilities\0z")),
+    "input": edited(lambda request: setattr(request.inputs[0], "name", request.inputs[0].name + "\0z")),
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_a_name_that_goes_on_after_its_end_is_refused(proxied, direct, asked, name):
+    body = ALIASES[name]()
+    assert direct.infer(body).code == "OK", "Triton ends the name at the NUL"
+    assert ask(proxied.port, wire.message(body)).status not in (None, 0)
+    first_answer(proxied)
+    assert ask(proxied.port, wire.message(body)).status not in (None, 0)
+
+
+def test_a_message_under_two_encodings_is_refused(proxied, direct):
+    payload = wire.message(zlib.compress(plain()), flag=1)
+    headers = [*USER, ("grpc-encoding", "identity"), ("grpc-encoding", "deflate")]
+    path = SERVICE + "ModelInfer"
+    assert wire.call(direct.port, path, payload, headers=headers, seconds=5).status == 0, "Triton takes the last"
+    reply = wire.call(proxied.port, path, payload, headers=headers, seconds=5)
+    assert reply.status == 12 and reply.data == b""
+
+
+def test_a_negative_dimension_whose_product_wraps_does_not_reach_the_model(proxied, asked):
+    body = edited(lambda request: request.inputs[0].shape.__setitem__(slice(None), [1, -(2**62) + 1, 32, 3]))()
+    with asked("clf_u8") as reached:
+        assert ask(proxied.port, wire.message(body)).status == 3
+    assert reached.requests == 0
