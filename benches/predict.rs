@@ -100,7 +100,9 @@ fn table(rounds: usize) {
             println!("{name:8} {:8} {p50:>9.1} {p90:>9.1} {p99:>9.1} {ratio:>9.2}", way.name);
         }
     }
-    ways.iter().for_each(|way| way.confirm(SIZES.len() * (WARM_UP + rounds)));
+    for way in &ways {
+        way.confirm(SIZES.len() * (WARM_UP + rounds));
+    }
 }
 
 /// One way, again and again, for a profiler.
@@ -133,7 +135,9 @@ async fn take_turns(ways: &[Way], size: Size, rounds: usize) -> Vec<Vec<f64>> {
             }
         }
     }
-    times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
+    for times in &mut times {
+        times.sort_by(f64::total_cmp);
+    }
     times
 }
 

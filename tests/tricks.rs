@@ -200,7 +200,7 @@ async fn sixty_four_rows_in_one_batch_are_ruled_as_one_by_one() {
     let together = batched.finish(judged).await;
     assert_eq!(together, one_by_one);
     let replays = together.iter().filter(|told| matches!(told, Told::Replay(_))).count();
-    assert!(replays >= 30 && replays < 64, "{replays} of 64 rows are near-copies");
+    assert!((30..64).contains(&replays), "{replays} of 64 rows are near-copies");
 }
 
 #[tokio::test]

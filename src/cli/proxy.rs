@@ -90,7 +90,7 @@ async fn reload_on_change(settings: Settings, mut files: Vec<PathBuf>, reloader:
             Ok(later) if later.is_empty() => tracing::info!("configuration reloaded"),
             Ok(later) => tracing::warn!(at_next_start = ?later, "configuration reloaded, in part"),
             Err(error) => {
-                tracing::error!(%error, "the changed configuration cannot be used; the old one stays")
+                tracing::error!(%error, "the changed configuration cannot be used; the old one stays");
             }
         }
     }
