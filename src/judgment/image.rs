@@ -17,7 +17,7 @@ pub const MAX_SIDE: u32 = 16_384;
 ///
 /// * In: pixels in 0..=255, three channels; grey pictures come with their channel repeated.
 /// * Out: what [`Judge::likeness`](super::Judge::likeness) takes.
-/// * Blind to: anything a picture loses on its way to 8 bits, except where [`Image::clipped`] says so.
+/// * Blind to: anything a picture loses on its way to 8 bits, except where [`Image::rounded`] or [`Image::clipped`] says so.
 /// * Costs: nothing beyond the pixels; they are borrowed where the request's bytes are already in this form.
 /// * From: our own canonical form; the paper speaks of images without saying their form.
 #[derive(Clone, Debug)]
@@ -25,9 +25,10 @@ pub struct Image<'a> {
     width: u32,
     height: u32,
     rgb: Cow<'a, [u8]>,
-    /// The unkeyed hash of the source values, where some of them were clipped. It is enough to tell two sources
+    /// The unkeyed hash of the source values, where the pixels do not tell them all. It is enough to tell two sources
     /// apart, and 32 bytes are cheaper to carry than a second copy of the tensor.
-    clipped: Option<[u8; 32]>,
+    source: Option<[u8; 32]>,
+    clipped: bool,
 }
 
 impl<'a> Image<'a> {
@@ -47,7 +48,22 @@ impl<'a> Image<'a> {
         if rgb.len() as u64 != expected {
             return Err(ImageError::Length { expected, found: rgb.len() as u64 });
         }
-        Ok(Self { width, height, rgb, clipped: None })
+        Ok(Self { width, height, rgb, source: None, clipped: false })
+    }
+
+    /// Marks that source values lay between two levels and were rounded.
+    ///
+    /// * In: `exact`, the source values as they came (the tensor's bytes), of any length.
+    /// * Out: the same pixels; their digest now covers `exact` too, so that only a true repeat is an exact repeat. All
+    ///   distances stay as they are: what was rounded away is less than half a level.
+    /// * Blind to: the order of the source's dimensions: the same values in another layout are a near-copy.
+    /// * Costs: one hash of `exact` (`benches/judgment.rs`, `digest`).
+    /// * From: our own: an exact repeat is innocent because it tells nothing new, which must then be true of the model's
+    ///   own input.
+    #[must_use]
+    pub fn rounded(mut self, exact: &[u8]) -> Self {
+        self.source = Some(*blake3::hash(exact).as_bytes());
+        self
     }
 
     /// Marks that some source value lay outside 0..=255 and was clipped, so the model sees more than this picture.
@@ -59,9 +75,8 @@ impl<'a> Image<'a> {
     /// * Costs: one hash of `exact` (`benches/judgment.rs`, `digest`).
     /// * From: our own; the paper's images are all within range.
     #[must_use]
-    pub fn clipped(mut self, exact: &[u8]) -> Self {
-        self.clipped = Some(*blake3::hash(exact).as_bytes());
-        self
+    pub fn clipped(self, exact: &[u8]) -> Self {
+        Self { clipped: true, ..self.rounded(exact) }
     }
 
     /// Pixels from left to right, 1..=[`MAX_SIDE`].
@@ -81,11 +96,11 @@ impl<'a> Image<'a> {
 
     /// Whether some source value was clipped to make this picture.
     pub fn is_clipped(&self) -> bool {
-        self.clipped.is_some()
+        self.clipped
     }
 
-    pub(super) fn exact(&self) -> Option<&[u8; 32]> {
-        self.clipped.as_ref()
+    pub(super) fn source(&self) -> Option<&[u8; 32]> {
+        self.source.as_ref()
     }
 }
 

@@ -98,11 +98,11 @@ impl Likeness {
     }
 }
 
-/// The keyed digest of a picture's exact pixels and size, and of its source where that was clipped: 128 bits.
+/// The keyed digest of a picture's exact pixels and size, and of its source where that was rounded or clipped: 128 bits.
 ///
 /// * In: an [`Image`] and the judge's key.
 /// * Out: 16 bytes, equal for an exact repeat and, but for a chance of 2^-128, for nothing else.
-/// * Blind to: in what form the picture came (dtype, layout, file format), as long as no value was clipped.
+/// * Blind to: in what form the picture came (dtype, layout, file format), as long as every value is a level.
 /// * Costs: a hash of the pixels (`benches/judgment.rs`, `digest`).
 /// * From: BLAKE3 with a key, so that nobody outside can look for two pictures of one digest, or recognise a
 ///   picture in a dump by its digest. The paper has no such step.
@@ -119,7 +119,7 @@ impl Digest {
         rest[0] = FINGERPRINT_VERSION;
         rest[2..6].copy_from_slice(&image.width().to_le_bytes());
         rest[6..10].copy_from_slice(&image.height().to_le_bytes());
-        if let Some(exact) = image.exact() {
+        if let Some(exact) = image.source() {
             rest[1] = 1;
             rest[10..].copy_from_slice(exact);
         }

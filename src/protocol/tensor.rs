@@ -216,7 +216,8 @@ impl Tensor {
     /// Row `row` of `rows` as a picture.
     ///
     /// Shares the tensor's memory where its bytes are already RGB levels, height x width x 3. Cost: `tensor` in `benches/judgment.rs`.
-    /// Values outside the range are clipped and mark the picture ([`Image::clipped`]). Blind to differences of less than a level.
+    /// Values between levels are rounded and values outside the range clipped; either marks the picture ([`Image::rounded`],
+    /// [`Image::clipped`]), at the cost of hashing its bytes. Blind to differences of less than half a level, but for the mark.
     pub fn image(&self, row: usize, rows: usize, reading: Reading) -> Result<Image<'_>, Unreadable> {
         let Ok(dims) = <[i64; 3]>::try_from(&self.dims[..]) else {
             return Err(Unreadable::Shape(self.dims.clone()));
@@ -287,14 +288,21 @@ fn from_floats(
         return Err(Unreadable::NotFinite);
     }
     let image = Image::new(width, height, interleave(Cow::Owned(levels), layout, channels, bgr))?;
-    Ok(if seen.beyond == 0 { image } else { image.clipped(bytes) })
+    Ok(match seen {
+        Seen { beyond: 0, between: 0, .. } => image,
+        Seen { beyond: 0, .. } => image.rounded(bytes),
+        _ => image.clipped(bytes),
+    })
 }
 
 /// What a conversion came across; non-zero where it happened. Integers, so that the loop has no branch.
 #[derive(Default)]
 struct Seen {
     not_finite: u32,
+    /// Outside 0..=255.
     beyond: u32,
+    /// Between two levels.
+    between: u32,
 }
 
 impl Seen {
@@ -328,12 +336,16 @@ impl Seen {
         const EXPONENT: u32 = 0x7f80_0000;
         // 2^23 pushes the fraction out of the mantissa: adding it rounds, and the low byte is the level.
         const ROUND: f32 = 8_388_608.0;
+        // What the arithmetic of any common normalisation leaves of a level, in levels, and ten times that.
+        const NOISE: f32 = 1.0 / 256.0;
         let pixel = value * scale + offset;
         self.not_finite |= u32::from(pixel.to_bits() & EXPONENT == EXPONENT);
         self.beyond |= u32::from(pixel < -0.5) | u32::from(pixel > 255.5);
         let within = if pixel > 0.0 { pixel } else { 0.0 };
         let within = if within < 255.0 { within } else { 255.0 };
-        (within + ROUND).to_bits() as u8
+        let rounded = within + ROUND;
+        self.between |= u32::from((within - (rounded - ROUND)).abs() > NOISE);
+        rounded.to_bits() as u8
     }
 }
 
@@ -637,5 +649,23 @@ mod tests {
         for datatype in [Datatype::Bool, Datatype::Int8, Datatype::Fp16, Datatype::Fp64, Datatype::Bytes] {
             assert_eq!(of(datatype, &[4, 4, 3]), Err(Unreadable::Datatype(datatype)));
         }
+    }
+
+    #[test]
+    fn a_difference_below_a_level_makes_another_exact_picture_of_the_same_pixels() {
+        let judge = crate::judgment::Judge::new(crate::judgment::Rules::hardened(), [7; 32]);
+        let reading = Reading { layout: Some(Layout::Nhwc), bgr: false, range: Some(Range::UNIT) };
+        let digest = |shift: f32| {
+            let values = (0..48).map(|at| f32::from(at as u8 * 5) / 255.0 + shift / 255.0);
+            let data = values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into();
+            let tensor = Tensor { datatype: Datatype::Fp32, dims: vec![4, 4, 3], data };
+            let image = tensor.image(0, 1, reading).unwrap();
+            (image.rgb().to_vec(), judge.likeness(&image).digest(), image.is_clipped())
+        };
+        let (levels, exact, _) = digest(0.0);
+        let (near_levels, near, clipped) = digest(0.2);
+        assert_eq!(levels, near_levels);
+        assert!(near != exact && near != digest(0.21).1 && !clipped);
+        assert_eq!(digest(0.0001).1, exact, "the noise of arithmetic is no difference");
     }
 }

@@ -283,14 +283,8 @@ impl History {
 
     /// Whether exactly this image was forwarded before and only its ghost is left. Asking the model again tells the
     /// caller what it was told already, so it is as innocent as any exact repeat; only no answer is left to replay.
-    ///
-    /// That holds within reason. Pictures of floats less than half a level apart are one image to us and not to the
-    /// model, so each repeat may tell a little more. Once more than `max_views` ghosts are left of one image it is
-    /// judged like any other row, and its ghosts make it suspect.
     fn asked_before(&self, asked: &Asked<'_>, row: &Likeness) -> Option<Evidence> {
-        let rules = asked.judge.rules();
-        let innocent = rules.profile == Profile::Hardened
-            && (1..=rules.max_views).contains(&self.memory.times_gone(row.digest()));
+        let innocent = asked.judge.rules().profile == Profile::Hardened && self.memory.is_gone(row.digest());
         innocent.then_some(Evidence { reason: Reason::Exact, suspect: false, nearest: None })
     }
 

@@ -121,12 +121,10 @@ impl Memory {
         self.anchors().position(|anchor| anchor.id == id)
     }
 
-    /// How many ghosts are left of exactly this image; none count as long as an anchor holds it.
-    pub(super) fn times_gone(&self, digest: Digest) -> usize {
-        if self.anchors().any(|anchor| anchor.likeness.digest() == digest) {
-            return 0;
-        }
-        self.ghosts.iter().filter(|gone| gone.digest == digest).count()
+    /// Whether a ghost is all that is left of exactly this image.
+    pub(super) fn is_gone(&self, digest: Digest) -> bool {
+        self.ghosts.iter().any(|gone| gone.digest == digest)
+            && !self.anchors().any(|anchor| anchor.likeness.digest() == digest)
     }
 
     /// The anchor that holds exactly this image in this view without an answer.
