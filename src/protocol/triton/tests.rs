@@ -1,0 +1,203 @@
+//! What `triton.rs` promises, case by case.
+
+use super::*;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+/// Numbers without order, the same on every machine.
+fn drawn(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |end| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % end
+    }
+}
+
+/// One field of any wire type, its content without meaning.
+fn field(number: u32, number_of: &mut impl FnMut(usize) -> usize, depth: usize) -> Vec<u8> {
+    let mut field = Vec::new();
+    let bytes = |length, number_of: &mut dyn FnMut(usize) -> usize| -> Vec<u8> {
+        (0..length).map(|_| number_of(256) as u8).collect()
+    };
+    match number_of(if depth < 3 { 5 } else { 4 }) {
+        0 => {
+            encode_key(number, WireType::Varint, &mut field);
+            encode_varint(number_of(1 << 30) as u64, &mut field);
+        }
+        1 => {
+            encode_key(number, WireType::SixtyFourBit, &mut field);
+            field.extend(bytes(8, number_of));
+        }
+        2 => {
+            encode_key(number, WireType::ThirtyTwoBit, &mut field);
+            field.extend(bytes(4, number_of));
+        }
+        3 => {
+            encode_key(number, WireType::LengthDelimited, &mut field);
+            let length = number_of(300);
+            encode_varint(length as u64, &mut field);
+            field.extend(bytes(length, number_of));
+        }
+        _ => {
+            encode_key(number, WireType::StartGroup, &mut field);
+            for _ in 0..number_of(4) {
+                // Inside a group every number is the group's own, six as well.
+                let inner = 1 + number_of(8) as u32;
+                field.extend(self::field(inner, number_of, depth + 1));
+            }
+            encode_key(number, WireType::EndGroup, &mut field);
+        }
+    }
+    field
+}
+
+#[test]
+fn a_request_without_its_outputs_keeps_every_other_byte() {
+    for seed in 0..400 {
+        let mut number_of = drawn(seed);
+        let (mut whole, mut expected) = (Vec::new(), Vec::new());
+        for _ in 0..number_of(12) {
+            let known = pb::ModelInferRequest {
+                model_name: "m".repeat(number_of(3)),
+                raw_input_contents: vec![vec![6; number_of(200)].into(); number_of(3)],
+                ..Default::default()
+            };
+            let outputs = pb::ModelInferRequest {
+                outputs: vec![
+                    pb::model_infer_request::InferRequestedOutputTensor {
+                        name: "o".repeat(number_of(200)),
+                        ..Default::default()
+                    };
+                    number_of(3)
+                ],
+                ..Default::default()
+            };
+            match number_of(3) {
+                0 => {
+                    whole.extend(known.encode_to_vec());
+                    expected.extend(known.encode_to_vec());
+                }
+                1 => whole.extend(outputs.encode_to_vec()),
+                _ => {
+                    let number = [8, 15, 16, 2047, 2048, 100_000][number_of(6)];
+                    let unknown = field(number, &mut number_of, 0);
+                    whole.extend(&unknown);
+                    expected.extend(unknown);
+                }
+            }
+        }
+        let whole = Bytes::from(whole);
+        assert!(Query::decode(&whole).is_ok(), "seed {seed}: what is cut was decoded before");
+        assert_eq!(without_outputs(&whole), expected, "seed {seed}");
+    }
+}
+
+fn signature() -> Signature {
+    let config = pb::ModelConfig {
+        max_batch_size: 4,
+        input: vec![pb::ModelInput {
+            name: "image".into(),
+            data_type: pb::DataType::TypeUint8.into(),
+            dims: vec![2, 2, 3],
+            ..Default::default()
+        }],
+        output: vec![pb::ModelOutput {
+            name: "scores".into(),
+            data_type: pb::DataType::TypeFp32.into(),
+            dims: vec![10],
+        }],
+        ..Default::default()
+    };
+    Signature::from_config(&config, vec!["1".into()])
+}
+
+fn request(rows: i64) -> pb::ModelInferRequest {
+    pb::ModelInferRequest {
+        model_name: "clf".into(),
+        inputs: vec![pb::model_infer_request::InferInputTensor {
+            name: "image".into(),
+            datatype: "UINT8".into(),
+            shape: vec![rows, 2, 2, 3],
+            ..Default::default()
+        }],
+        raw_input_contents: vec![(0..rows as u8 * 12).collect()],
+        ..Default::default()
+    }
+}
+
+fn read(message: pb::ModelInferRequest) -> Result<Query, Refusal> {
+    let payload = Bytes::from(message.encode_to_vec());
+    Query::read(message, payload, &signature(), None)
+}
+
+#[test]
+fn the_request_for_some_rows_holds_those_rows() {
+    let query = read(request(4)).unwrap();
+    for rows in [&[0][..], &[3], &[1, 2], &[0, 1, 2, 3]] {
+        let message = query.for_rows(rows);
+        assert_eq!(message.inputs[0].shape, [rows.len() as i64, 2, 2, 3]);
+        let expected: Vec<u8> = rows.iter().flat_map(|&row| row as u8 * 12..row as u8 * 12 + 12).collect();
+        assert_eq!(message.raw_input_contents, [expected]);
+    }
+}
+
+#[test]
+fn a_request_that_names_outputs_is_sent_without_their_names() {
+    let named = |name: &str| {
+        let mut message = request(1);
+        let output =
+            pb::model_infer_request::InferRequestedOutputTensor { name: name.into(), ..Default::default() };
+        message.outputs.push(output);
+        read(message).unwrap()
+    };
+    assert_eq!(read(request(1)).unwrap().for_all_rows(&signature()), None);
+    let sent = named("scores").for_all_rows(&signature()).unwrap();
+    assert_eq!(Query::decode(&sent).unwrap(), request(1));
+    assert_eq!(named("unknown").for_all_rows(&signature()), None, "the server refuses it in its own words");
+}
+
+#[test]
+fn a_request_that_does_not_add_up_is_not_read() {
+    type Change = fn(&mut pb::ModelInferRequest);
+    let malformed: [(&str, Change); 9] = [
+        ("another input", |message| message.inputs[0].name = "other".into()),
+        ("the input twice", |message| {
+            message.inputs.push(message.inputs[0].clone());
+            message.raw_input_contents.push(message.raw_input_contents[0].clone());
+        }),
+        ("unknown type", |message| message.inputs[0].datatype = "uint8".into()),
+        ("no bytes", |message| message.raw_input_contents.clear()),
+        ("a byte too few", |message| message.raw_input_contents[0].truncate(11)),
+        ("a size below zero", |message| message.inputs[0].shape[1] = -2),
+        ("no shape", |message| message.inputs[0].shape.clear()),
+        ("raw and typed", |message| {
+            message.inputs[0].contents = Some(pb::InferTensorContents::default());
+        }),
+        ("values of another type", |message| {
+            message.raw_input_contents.clear();
+            let fp32_contents = vec![0.0; 12];
+            message.inputs[0].contents =
+                Some(pb::InferTensorContents { fp32_contents, ..Default::default() });
+        }),
+    ];
+    for (name, change) in malformed {
+        let mut message = request(1);
+        change(&mut message);
+        assert!(matches!(read(message), Err(Refusal::Malformed(_))), "{name}");
+    }
+    for shape in [&[5, 2, 2, 3], &[0, 2, 2, 3], &[-1, 2, 2, 3], &[1, i64::MAX, i64::MAX, 3]] {
+        let mut message = request(1);
+        message.inputs[0].shape = shape.to_vec();
+        assert!(matches!(read(message), Err(Refusal::Dangerous(_))), "{shape:?}");
+    }
+}
+
+#[test]
+fn typed_values_keep_their_least_significant_bytes() {
+    let mut message = request(1);
+    message.raw_input_contents.clear();
+    let uint_contents = (0..12).map(|value| 256 + value).collect();
+    message.inputs[0].contents = Some(pb::InferTensorContents { uint_contents, ..Default::default() });
+    let query = read(message).unwrap();
+    let reading = Reading { layout: None, bgr: false, range: None };
+    assert_eq!(query.image(0, reading, &signature()).unwrap().rgb(), (0..12u8).collect::<Vec<_>>());
+}
