@@ -41,6 +41,25 @@ const HEADERS: u32 = 64 << 10;
 /// A silent peer is asked for a sign of life after the first time, and cut off after the second.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
+/// A gRPC service of our own that tonic generated: health.
+pub(super) trait OwnService:
+    Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> OwnService for S where
+    S: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// One connection: what its calls share.
 pub(super) struct Connection<S, H> {
     predictor: Arc<Predictor<S>>,
@@ -64,12 +83,7 @@ impl<S, H: Clone> Clone for Connection<S, H> {
 impl<S, H> Connection<S, H>
 where
     S: Store,
-    H: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    H::Future: Send,
+    H: OwnService,
 {
     pub(super) fn new(predictor: Arc<Predictor<S>>, health: H, peer: Peer) -> Self {
         Self { predictor, health, peer: Arc::new(peer), own_lane: Arc::default() }
@@ -105,12 +119,7 @@ where
 impl<S, H> Service<Request<Incoming>> for Connection<S, H>
 where
     S: Store,
-    H: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    H::Future: Send,
+    H: OwnService,
 {
     type Response = Response<Body>;
     type Error = Infallible;
