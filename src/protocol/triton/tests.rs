@@ -126,7 +126,7 @@ fn request(rows: i64) -> pb::ModelInferRequest {
 
 fn read(message: pb::ModelInferRequest) -> Result<InferQuery, Refusal> {
     let payload = Bytes::from(message.encode_to_vec());
-    let reading = tensor::Reading { layout: None, bgr: false, range: None };
+    let reading = tensor::Reading { range: Some(tensor::Range::LEVELS), ..tensor::Reading::default() };
     InferQuery::read(message, payload, &signature(), How { image_input: None, reading })
 }
 
