@@ -60,7 +60,7 @@ impl Format {
         }
     }
 
-    fn broken(self, why: impl ToString) -> Unreadable {
+    fn broken(self, why: &impl ToString) -> Unreadable {
         Unreadable::Broken { format: self.name(), why: why.to_string() }
     }
 }
@@ -155,7 +155,7 @@ impl<'a> Header<'a> {
             Format::Bmp => headers::bmp(bytes),
             Format::Gif => headers::gif(bytes),
         }
-        .map_err(|why| format.broken(why))
+        .map_err(|why| format.broken(&why))
     }
 
     fn pixels(&self) -> usize {
@@ -165,14 +165,14 @@ impl<'a> Header<'a> {
     /// The pixels, height x width x 3.
     fn rgb(self) -> Result<Vec<u8>, Unreadable> {
         let format = self.format;
-        let broken = |error: ImageError| format.broken(error);
+        let broken = |error: ImageError| format.broken(&error);
         let file = Cursor::new(self.file);
         let mut limits = Limits::default();
         limits.max_image_width = Some(self.width);
         limits.max_image_height = Some(self.height);
         limits.max_alloc = Some((self.decode_bytes + FIXED) as u64);
         match format {
-            Format::Jpeg => jpeg::rgb(self.file).map_err(|why| format.broken(why)),
+            Format::Jpeg => jpeg::rgb(self.file).map_err(|why| format.broken(&why)),
             Format::Png => {
                 let decisive = Cursor::new(headers::decisive(self.file));
                 self.through(PngDecoder::with_limits(decisive, limits.clone()).map_err(broken)?, limits)
@@ -184,17 +184,17 @@ impl<'a> Header<'a> {
     }
 
     fn through(&self, mut decoder: impl ImageDecoder, limits: Limits) -> Result<Vec<u8>, Unreadable> {
-        let broken = |error: ImageError| self.format.broken(error);
+        let broken = |error: ImageError| self.format.broken(&error);
         decoder.set_limits(limits).map_err(broken)?;
         let (width, height) = decoder.dimensions();
         if (width, height) != (self.width, self.height) {
             // Two readers of one header that differ: not a file to trust.
-            return Err(self.format.broken(format!("sides of {width} x {height} in the decoder's eyes")));
+            return Err(self.format.broken(&format!("sides of {width} x {height} in the decoder's eyes")));
         }
         let color = decoder.color_type();
         let mut values = vec![0; self.pixels() * usize::from(color.bytes_per_pixel())];
         decoder.read_image(&mut values).map_err(broken)?;
-        to_rgb(values, color).ok_or_else(|| self.format.broken(format!("pixels of type {color:?}")))
+        to_rgb(values, color).ok_or_else(|| self.format.broken(&format!("pixels of type {color:?}")))
     }
 }
 

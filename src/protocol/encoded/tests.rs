@@ -138,7 +138,7 @@ fn a_torn_file_is_no_picture() {
     ] {
         let file = fixture(name);
         // Of an ending that says nothing but "the end" a picture may lack a part; no other.
-        let ending = if name.ends_with("gif") { 1 } else { 0 };
+        let ending = usize::from(name.ends_with("gif"));
         for length in 0..file.len() - ending {
             if let Ok(image) = read(&file[..length]) {
                 unreachable!(

@@ -35,7 +35,7 @@ fn is_picture_in_words(text: &str) -> bool {
     let begins =
         |start: &&str| text.get(..start.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(start));
     let is_pnm = matches!(text.as_bytes(), [b'P', b'1'..=b'7', rest, ..] if rest.is_ascii_whitespace());
-    is_pnm || Format::of(text.as_bytes()).is_some() || PICTURES_IN_WORDS.iter().any(|start| begins(&start))
+    is_pnm || Format::of(text.as_bytes()).is_some() || PICTURES_IN_WORDS.iter().any(begins)
 }
 
 /// Whether a run of base64 characters, or what follows words in one, begins like a picture.

@@ -8,7 +8,7 @@ use super::{Datatype, Range, Sizes, Unreadable};
 const NOISE: f32 = 1.0 / 256.0;
 
 /// Levels in the order of the values, and what was lost on the way.
-pub(super) struct Levels {
+pub(super) struct Read {
     /// One for each value; 0 for alpha.
     pub(super) levels: Vec<u8>,
     /// Some value lay outside 0..=255.
@@ -24,28 +24,28 @@ pub(super) fn levels(
     sizes: Sizes,
     bgr: bool,
     range: Range,
-) -> Result<Levels, Unreadable> {
+) -> Result<Read, Unreadable> {
     let mut seen = Seen::default();
-    let places = Places::new(datatype, sizes, bgr, range);
+    let channels = Channels::new(datatype, sizes.channels, bgr, range);
     let levels = match datatype {
-        Datatype::Uint8 => seen.all::<u8>(bytes, &places),
-        Datatype::Int8 => seen.all::<i8>(bytes, &places),
-        Datatype::Uint16 => seen.all::<u16>(bytes, &places),
-        Datatype::Int16 => seen.all::<i16>(bytes, &places),
-        Datatype::Uint32 => seen.all::<u32>(bytes, &places),
-        Datatype::Int32 => seen.all::<i32>(bytes, &places),
-        Datatype::Uint64 => seen.all::<u64>(bytes, &places),
-        Datatype::Int64 => seen.all::<i64>(bytes, &places),
-        Datatype::Fp16 => seen.all::<f16>(bytes, &places),
-        Datatype::Bf16 => seen.all::<bf16>(bytes, &places),
-        Datatype::Fp32 => seen.all::<f32>(bytes, &places),
-        Datatype::Fp64 => seen.all::<f64>(bytes, &places),
+        Datatype::Uint8 => seen.all::<u8>(bytes, sizes, &channels),
+        Datatype::Int8 => seen.all::<i8>(bytes, sizes, &channels),
+        Datatype::Uint16 => seen.all::<u16>(bytes, sizes, &channels),
+        Datatype::Int16 => seen.all::<i16>(bytes, sizes, &channels),
+        Datatype::Uint32 => seen.all::<u32>(bytes, sizes, &channels),
+        Datatype::Int32 => seen.all::<i32>(bytes, sizes, &channels),
+        Datatype::Uint64 => seen.all::<u64>(bytes, sizes, &channels),
+        Datatype::Int64 => seen.all::<i64>(bytes, sizes, &channels),
+        Datatype::Fp16 => seen.all::<f16>(bytes, sizes, &channels),
+        Datatype::Bf16 => seen.all::<bf16>(bytes, sizes, &channels),
+        Datatype::Fp32 => seen.all::<f32>(bytes, sizes, &channels),
+        Datatype::Fp64 => seen.all::<f64>(bytes, sizes, &channels),
         Datatype::Bool | Datatype::Bytes => return Err(Unreadable::Datatype(datatype)),
     };
     if seen.not_finite != 0 {
         return Err(Unreadable::NotFinite);
     }
-    Ok(Levels { levels, is_clipped: seen.beyond != 0, is_rounded: seen.between != 0 })
+    Ok(Read { levels, is_clipped: seen.beyond != 0, is_rounded: seen.between != 0 })
 }
 
 /// What the values span, as the error that says so.
@@ -83,39 +83,45 @@ fn span_of<V: Value>(bytes: &[u8]) -> Unreadable {
     Unreadable::RangeUnknown { least, most }
 }
 
-/// How one value becomes a pixel.
-#[derive(Clone, Copy, Default)]
-struct Place {
-    scale: f32,
-    offset: f32,
+/// Values converted at a time: a width that every vector unit divides.
+const BLOCK: usize = 16;
+
+/// How the values of one block become pixels; one array for each number, as vector units like them.
+#[derive(Clone, Copy)]
+struct Places {
+    scale: [f32; BLOCK],
+    offset: [f32; BLOCK],
     /// How far from a level, in levels, a value may lie and still mean that very level.
     noise: f32,
 }
 
-/// How the values of a picture become pixels, in their order.
-struct Places {
-    /// One for each channel.
-    channels: [Place; 4],
-    count: usize,
-    /// Values of one channel in a row; 1 where channels come last.
-    plane: usize,
+/// How each channel's values become pixels.
+struct Channels {
+    scale: [f32; 4],
+    offset: [f32; 4],
+    noise: f32,
 }
 
-impl Places {
-    fn new(datatype: Datatype, sizes: Sizes, bgr: bool, range: Range) -> Self {
-        let channels = std::array::from_fn(|channel| {
-            if channel == 3 {
-                // Alpha is none of the pixels; only a value that is not finite is still found.
-                return Place::default();
-            }
-            let colour = if bgr && sizes.channels > 1 { 2 - channel } else { channel };
-            let scale = range.scale[colour];
-            // Neighbours of a wide integer range may lie nearer than the noise of floats: there, only the nearest to a level is it.
-            let noise = if datatype.is_float() { NOISE } else { NOISE.min(scale.abs() / 2.0) };
-            Place { scale, offset: range.offset[colour], noise }
-        });
-        let plane = if sizes.planar { sizes.plane() } else { 1 };
-        Self { channels, count: sizes.channels, plane }
+impl Channels {
+    fn new(datatype: Datatype, count: usize, bgr: bool, range: Range) -> Self {
+        let colour = |channel: usize| if bgr && count > 1 { 2 - channel } else { channel };
+        // Neighbours of a wide integer range may lie nearer than the noise of floats: there, only the nearest to a level is it.
+        let half_a_step = range.scale.iter().fold(f32::INFINITY, |least, scale| least.min(scale.abs() / 2.0));
+        Self {
+            // Alpha is none of the pixels: only a value that is not finite is still found.
+            scale: std::array::from_fn(|at| if at < 3 { range.scale[colour(at)] } else { 0.0 }),
+            offset: std::array::from_fn(|at| if at < 3 { range.offset[colour(at)] } else { 0.0 }),
+            noise: if datatype.is_float() { NOISE } else { NOISE.min(half_a_step) },
+        }
+    }
+
+    /// The places of a block whose values are of these channels.
+    fn places(&self, channel: impl Fn(usize) -> usize) -> Places {
+        Places {
+            scale: std::array::from_fn(|at| self.scale[channel(at)]),
+            offset: std::array::from_fn(|at| self.offset[channel(at)]),
+            noise: self.noise,
+        }
     }
 }
 
@@ -130,36 +136,43 @@ struct Seen {
 }
 
 impl Seen {
-    fn all<V: Value>(&mut self, bytes: &[u8], places: &Places) -> Vec<u8> {
+    fn all<V: Value>(&mut self, bytes: &[u8], sizes: Sizes, channels: &Channels) -> Vec<u8> {
         let mut levels = vec![0u8; bytes.len() / V::SIZE];
-        let channels = &places.channels;
-        match (places.plane, places.count) {
-            // Twelve values repeat three channels four times, a width that every vector unit divides.
-            (1, 3) => self.convert::<V, 12>(bytes, &mut levels, &std::array::from_fn(|at| channels[at % 3])),
-            (1, count) => {
-                self.convert::<V, 16>(bytes, &mut levels, &std::array::from_fn(|at| channels[at % count]));
+        if sizes.planar {
+            let plane = sizes.plane();
+            let planes = bytes.chunks_exact(plane * V::SIZE).zip(levels.chunks_exact_mut(plane));
+            for (channel, (source, target)) in planes.enumerate() {
+                self.convert::<V>(source, target, &[channels.places(|_| channel)]);
             }
-            (plane, _) => {
-                let planes = bytes.chunks_exact(plane * V::SIZE).zip(levels.chunks_exact_mut(plane));
-                for ((source, target), &place) in planes.zip(channels) {
-                    self.convert::<V, 16>(source, target, &[place; 16]);
-                }
-            }
+        } else {
+            // Three channels stand alike in every third block, one and four in every block.
+            let count = sizes.channels;
+            let block = |number: usize| channels.places(|at| (number * BLOCK + at) % count);
+            let blocks = [block(0), block(1), block(2)];
+            self.convert::<V>(bytes, &mut levels, if count == 3 { &blocks } else { &blocks[..1] });
         }
         levels
     }
 
-    /// Little-endian values into levels, rounded to the nearest; `N` of them at a time, each with its own place.
-    fn convert<V: Value, const N: usize>(&mut self, bytes: &[u8], levels: &mut [u8], places: &[Place; N]) {
-        let whole = levels.len() / N * N;
+    /// Little-endian values into levels, rounded to the nearest, block after block with its `places`.
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "the plain loop of a known length is the one that is vectorised"
+    )]
+    fn convert<V: Value>(&mut self, bytes: &[u8], levels: &mut [u8], places: &[Places]) {
+        let whole = levels.len() / BLOCK * BLOCK;
         let (head, tail) = levels.split_at_mut(whole);
-        for (source, target) in bytes.chunks_exact(V::SIZE * N).zip(head.chunks_exact_mut(N)) {
-            for at in 0..N {
-                target[at] = self.level(V::at(source, at), places[at]);
+        let blocks = bytes.chunks_exact(V::SIZE * BLOCK).zip(head.chunks_exact_mut(BLOCK));
+        for ((source, target), places) in blocks.zip(places.iter().cycle()) {
+            for at in 0..BLOCK {
+                let value = V::at(source, at);
+                target[at] = self.level(value, places.scale[at], places.offset[at], places.noise);
             }
         }
+        let places = &places[whole / BLOCK % places.len()];
         for (at, target) in tail.iter_mut().enumerate() {
-            *target = self.level(V::at(bytes, whole + at), places[at]);
+            let value = V::at(bytes, whole + at);
+            *target = self.level(value, places.scale[at], places.offset[at], places.noise);
         }
     }
 
@@ -168,17 +181,16 @@ impl Seen {
         clippy::inline_always,
         reason = "the loop around it is vectorised only when it sees through this"
     )]
-    fn level<V: Value>(&mut self, value: V, place: Place) -> u8 {
+    fn level<V: Value>(&mut self, value: V, scale: f32, offset: f32, noise: f32) -> u8 {
         // 2^23 pushes the fraction out of the mantissa: adding it rounds, and the low byte is the level.
         const ROUND: f32 = 8_388_608.0;
-        let pixel = value.pixel(place.scale, place.offset);
-        self.not_finite |= u32::from(!value.is_finite()) | u32::from(pixel.is_nan());
+        let pixel = value.pixel(scale, offset);
+        self.not_finite |= u32::from(!value.is_finite());
         self.beyond |= u32::from(pixel < -0.5) | u32::from(pixel > 255.5);
         let within = if pixel > 0.0 { pixel } else { 0.0 };
         let within = if within < 255.0 { within } else { 255.0 };
         let rounded = within + ROUND;
-        let noise = place.noise + value.half_a_unit() * place.scale.abs();
-        self.between |= u32::from((within - (rounded - ROUND)).abs() > noise);
+        self.between |= u32::from((within - (rounded - ROUND)).abs() > value.noise(scale, noise));
         rounded.to_bits() as u8
     }
 }
@@ -195,9 +207,9 @@ trait Value: Copy {
     fn is_finite(self) -> bool {
         true
     }
-    /// Half the distance to the next value of a type so coarse that a normalised level is rounded by it; else 0.
-    fn half_a_unit(self) -> f32 {
-        0.0
+    /// `noise`, and what the type itself may have rounded away of a normalised level, in levels, where that is more.
+    fn noise(self, _scale: f32, noise: f32) -> f32 {
+        noise
     }
 }
 
@@ -249,21 +261,22 @@ value!(u64, |value, scale, offset| wide(value as f64, scale, offset));
 value!(i64, |value, scale, offset| wide(value as f64, scale, offset));
 value!(
     f16,
-    |value, scale, offset| value.to_f32() * scale + offset,
+    |value, scale, offset| widened(value) * scale + offset,
     finite!(f16);
 
-    /// Half a unit in the last place, 2^-11 of the power of two below: the value nearest to a level lies within it, and its
-    /// neighbours do not, but where both are as near. At 1 it is 0.06 levels of 0..1.
+    /// Half a unit in the last place more, 2^-11 of the power of two below: the value nearest to a level lies within it, and
+    /// its neighbours do not, but where both are as near. At 1 it is 0.06 levels of 0..1.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "as Seen::level")]
-    fn half_a_unit(self) -> f32 {
+    fn noise(self, scale: f32, noise: f32) -> f32 {
         const EXPONENT: u32 = 0x7f80_0000;
         const LEAST: u32 = (127 - 14) << 23;
-        let power = (self.to_f32().to_bits() & EXPONENT).max(LEAST);
-        f32::from_bits(power - (11 << 23))
+        let power = (widened(self).to_bits() & EXPONENT).max(LEAST);
+        noise + f32::from_bits(power - (11 << 23)) * scale.abs()
     }
 );
-value!(bf16, |value, scale, offset| value.to_f32() * scale + offset, finite!(bf16););
+// A bf16 is the upper half of an f32.
+value!(bf16, |value, scale, offset| f32::from_bits(u32::from(value.to_bits()) << 16) * scale + offset, finite!(bf16););
 value!(f32, |value, scale, offset| value * scale + offset, finite!(f32););
 value!(f64, |value, scale, offset| wide(value, scale, offset), finite!(f64););
 
@@ -271,4 +284,14 @@ value!(f64, |value, scale, offset| wide(value, scale, offset), finite!(f64););
 #[allow(clippy::inline_always, reason = "as Seen::level")]
 fn wide(value: f64, scale: f32, offset: f32) -> f32 {
     (value * f64::from(scale) + f64::from(offset)) as f32
+}
+
+/// A finite f16 as f32, without the branches of `half`: its bits in their places, and the exponents' difference as a factor.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "as Seen::level")]
+fn widened(value: f16) -> f32 {
+    const FACTOR: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let bits = u32::from(value.to_bits());
+    let size = f32::from_bits((bits & 0x7fff) << 13) * FACTOR;
+    f32::from_bits(size.to_bits() | (bits & 0x8000) << 16)
 }
