@@ -232,3 +232,21 @@ fn every_single_byte_of_a_small_file_may_be_anything() {
         }
     }
 }
+
+/// JPEG is not canonical, but near: who sends a picture again as a good JPEG sends a near-copy.
+#[test]
+fn a_photo_as_jpeg_is_a_near_copy_of_itself() {
+    let judge = Judge::new(Rules::hardened(), [7; 32]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/photos");
+    let mut photos: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    photos.retain(|path| path.extension().is_some_and(|of| of == "png"));
+    photos.sort();
+    for path in &photos {
+        let photo = image::open(path).unwrap().into_rgb8();
+        let mut jpeg = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 90).encode_image(&photo).unwrap();
+        let jpeg = encoded::image(&jpeg, Reading::default()).unwrap();
+        let bits = judge.distances(&judge.likeness(&of(&photo)), &judge.likeness(&jpeg)).bits;
+        assert!(bits <= 10, "{}: {bits} bits", path.display());
+    }
+}
