@@ -20,6 +20,17 @@ pub mod pb {
     tonic::include_proto!("inference");
 }
 
+/// TensorFlow's messages, generated from `proto/tensorflow`.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+pub mod tensorflow {
+    tonic::include_proto!("tensorflow");
+
+    /// The messages of TensorFlow Serving, generated from `proto/tensorflow_serving`.
+    pub mod serving {
+        tonic::include_proto!("tensorflow.serving");
+    }
+}
+
 pub mod answer;
 mod digest;
 pub mod encoded;
