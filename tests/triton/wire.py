@@ -11,7 +11,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 INITIAL_WINDOW_SIZE = 0x4
-WINDOW = 65535  # bytes that may be sent before the server grants more; no call here sends as much
+WINDOW = 65535  # bytes that may be sent, on a stream and in all, before the server grants more
 
 
 def message(body, flag=0, length=None):
@@ -67,7 +67,8 @@ class Call:
     """
 
     def __init__(self, port, path, headers=(), method="POST", content_type="application/grpc", window=None, seconds=10.0):
-        self.reply, self.decoder, self.pending, self.sent = Reply(), hpack.Decoder(), b"", 0
+        self.reply, self.decoder, self.pending = Reply(), hpack.Decoder(), b""
+        self.granted, self.initial = {0: WINDOW, 1: WINDOW}, WINDOW
         self.began = time.monotonic()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         settings = b"" if window is None else struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
@@ -87,12 +88,17 @@ class Call:
         self.socket.close()
 
     def send(self, data=b"", end=False):
-        """One DATA payload, in frames of a size that every server takes."""
+        """One DATA payload, in frames of a size that every server takes, each as soon as the server grants it."""
         parts = [data[at : at + 16384] for at in range(0, max(len(data), 1), 16384)]
-        self.sent += len(data)
-        assert self.sent <= WINDOW
         for index, part in enumerate(parts):
-            self.socket.sendall(frame(DATA, END_STREAM if end and index == len(parts) - 1 else 0, 1, part))
+            self.read(lambda _, needed=len(part): min(self.granted.values()) >= needed)
+            if self.reply.ended or self.reply.closed:
+                return
+            self.granted = {stream: granted - len(part) for stream, granted in self.granted.items()}
+            try:
+                self.socket.sendall(frame(DATA, END_STREAM if end and index == len(parts) - 1 else 0, 1, part))
+            except ConnectionError:
+                self.reply.closed = True
 
     def reset(self, code=8):
         self.socket.sendall(frame(RST_STREAM, 0, 1, struct.pack(">I", code)))
@@ -119,13 +125,22 @@ class Call:
             kind, flags, number = struct.unpack(">BBI", self.pending[3:9])
             payload, self.pending = self.pending[9 : 9 + length], self.pending[9 + length :]
             if kind == SETTINGS and not flags & ACK:
-                self.socket.sendall(frame(SETTINGS, ACK, 0))
+                self._settings(payload)
+            elif kind == WINDOW_UPDATE and number in self.granted:
+                self.granted[number] += int.from_bytes(payload)
             elif kind == PING and not flags & ACK:
                 self.socket.sendall(frame(PING, ACK, 0, payload))
             elif kind == GOAWAY:
                 self.reply.goaway = int.from_bytes(payload[4:8])
             if number == 1 and kind in (DATA, HEADERS, RST_STREAM) and not self.reply.ended:
                 self._note(kind, flags, payload)
+
+    def _settings(self, payload):
+        settings = dict(struct.iter_unpack(">HI", payload))
+        initial = settings.get(INITIAL_WINDOW_SIZE, self.initial)
+        self.granted[1] += initial - self.initial
+        self.initial = initial
+        self.socket.sendall(frame(SETTINGS, ACK, 0))
 
     def _note(self, kind, flags, payload):
         reply = self.reply
