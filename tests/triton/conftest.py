@@ -73,6 +73,29 @@ def plain(text):
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
+class Table:
+    """A table that is printed when all tests are done: `table(title, heads)`, then `table.row(cells)`."""
+
+    printed = []
+
+    def __call__(self, title, heads):
+        self.printed += ["", title]
+        self.row(heads)
+
+    def row(self, cells):
+        self.printed.append("".join(f"{cell!s:>10}" for cell in cells))
+
+
+@pytest.fixture
+def table():
+    return Table()
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in Table.printed:
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def triton():
     with servers.Triton() as server:
