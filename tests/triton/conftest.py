@@ -74,16 +74,17 @@ def plain(text):
 
 
 class Table:
-    """A table that is printed when all tests are done: `table(title, heads)`, then `table.row(cells)`."""
+    """Tables that are printed when all tests are done: `table(title, heads)` begins or goes on with one, `table.row(cells)` adds."""
 
-    printed = []
+    printed = {}
 
     def __call__(self, title, heads):
-        self.printed += ["", title]
-        self.row(heads)
+        self.title = title
+        if title not in self.printed:
+            self.row(heads)
 
     def row(self, cells):
-        self.printed.append("".join(f"{cell!s:>10}" for cell in cells))
+        self.printed.setdefault(self.title, []).append("".join(f"{cell!s:>10}" for cell in cells))
 
 
 @pytest.fixture
@@ -92,8 +93,8 @@ def table():
 
 
 def pytest_terminal_summary(terminalreporter):
-    for line in Table.printed:
-        terminalreporter.write_line(line)
+    for title, lines in Table.printed.items():
+        terminalreporter.write_line("\n".join(["", title, *lines]))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ reach two models of one group, the likeness shows in what the log says of a call
 asked elsewhere are refused, and the distance is named.
 """
 
+import io
 import re
 import struct
 import time
@@ -163,12 +164,28 @@ def test_a_batch_of_files_is_judged_row_by_row(proxied, direct, asked):
 
 
 def test_an_ensemble_that_decodes_is_defended_as_one_model(proxied, direct, asked):
+    """Compared as messages: Triton writes an ensemble's response parameters in an order that changes from call to call."""
     expected = direct.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline"))
     assert expected.output().tobytes() == direct.ask("clf_u8", PICTURE).output().tobytes()
     with asked("clf_u8") as reached:
-        assert proxied.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline")) == expected
-        assert proxied.infer(forms.files(forms.file(NEAR, "BMP"), model="pipeline")) == expected
+        assert proxied.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline")).parsed == expected.parsed
+        assert proxied.infer(forms.files(forms.file(NEAR, "BMP"), model="pipeline")).parsed == expected.parsed
     assert reached.requests == 1
+
+
+def test_an_ensembles_reply_names_the_sequence_of_its_own_request(proxied, direct):
+    """Triton echoes these parameters for ensembles, of whatever the caller sent."""
+
+    def named(picture, **value):
+        request = forms.files(forms.file(picture, "PNG"), model="pipeline")
+        for field, each in value.items():
+            setattr(request.parameters["sequence_id"], field, each)
+        return request
+
+    for picture, value in ((PICTURE, {"int64_param": 9}), (NEAR, {"string_param": "abc"}), (NEAR, {})):
+        expected = direct.infer(named(PICTURE, **value)).parsed
+        assert "sequence_id" in expected.parameters
+        assert proxied.infer(named(picture, **value)).parsed == expected
 
 
 def with_orientation(picture):
@@ -178,8 +195,10 @@ def with_orientation(picture):
 
 
 def with_more_frames(picture):
-    frames = [Image.fromarray(photo(index)).quantize(256) for index in (4, 5)]
-    return forms.file(forms.few_colours(picture), "GIF", mode="P", save_all=True, append_images=frames)
+    first, *others = (Image.fromarray(each).quantize(256) for each in (picture, photo(4), photo(5)))
+    out = io.BytesIO()
+    first.save(out, "GIF", save_all=True, append_images=others)
+    return out.getvalue()
 
 
 def sixteen_bits(picture):

@@ -65,13 +65,6 @@ def test_a_method_that_is_not_allowed_is_denied(proxied, method):
     assert proxied.call(method, b"").code == "PERMISSION_DENIED"
 
 
-def test_a_stream_of_questions_is_closed(proxied):
-    call = proxied.channel.stream_stream(SERVICE + "ModelStreamInfer")
-    with pytest.raises(grpc.RpcError) as refused:
-        next(call(iter([question("clf_u8", photo(0)).SerializeToString()]), timeout=10))
-    assert refused.value.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
-
-
 @pytest.mark.parametrize("method", ["NoSuch", "modelinfer", "/foo.Bar/Baz", "/inference.Other/ModelInfer", "/grpc.health.v1.Health/List"])
 def test_a_method_that_nobody_knows_is_unimplemented(proxied, method):
     assert proxied.call(method, b"").code == "UNIMPLEMENTED"
