@@ -71,7 +71,7 @@ def test_any_number_of_classes_is_answered_as_the_server_does_on_a_miss(proxied,
 
 def test_classes_of_a_batch_are_each_rows_own(proxied, direct, asked):
     wanted = [("probabilities", 3), ("percent", 2)]
-    proxied.infer(top(PICTURE, ("probabilities", 1)))
+    proxied.infer(top(PICTURE, ("probabilities", 1), ("percent", 1)))
     expected = direct.infer(top([photo(1), PICTURE, photo(2)], *wanted))
     with asked("scores") as reached:
         assert proxied.infer(top([photo(1), NEAR, photo(2)], *wanted)) == expected

@@ -1,6 +1,5 @@
 """What Refrain does not judge it hands on untouched, and what it does not hand on it closes."""
 
-import grpc
 import pytest
 import wire
 from asking import FORMS, SERVICE, finished, question

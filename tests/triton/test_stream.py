@@ -217,8 +217,8 @@ def test_no_writing_of_a_near_copy_gets_an_answer_of_its_own_on_a_stream(proxied
     known = question("clf_u8", photo(3), id="")
     expected = asked_in_turn(direct.port, [known]).messages
     reply = asked_in_turn(proxied.port, [known, WRITINGS[name]()])
-    if name not in REFUSABLE or not parsed(reply.messages[1]).error_message:
-        assert reply.messages == expected * 2
+    answers = [body for body in reply.messages if not parsed(body).error_message]
+    assert answers == expected * (2 if name not in REFUSABLE else len(answers))
 
 
 def test_what_was_asked_by_a_call_is_known_on_a_stream_and_the_other_way_round(proxied, asked):
@@ -342,8 +342,11 @@ def test_compressed_messages_are_taken_as_the_server_takes_them(proxied, direct,
             stream.send(b"".join(wire.message(pack(body), flag=flag) for body, (flag, pack) in zip(bodies, ways)), end=True)
             return stream.read()
 
-    expected = reply(direct.port)
-    assert said(reply(proxied.port)) == said(expected)
+    expected, found = reply(direct.port), reply(proxied.port)
+    if expected.status == 0:
+        assert said(found) == said(expected)
+    else:  # in our own words
+        assert (found.status, found.messages) == (expected.status, []) == (13, expected.messages)
 
 
 def test_a_stream_given_up_still_answers_the_near_copy_that_waits_for_it(proxied, asked):
