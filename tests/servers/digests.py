@@ -86,5 +86,5 @@ def settings():
     for name, form in FORMS.items():
         lines += [f'[models."{name}"]', 'group = "pictures"', f'range = "{form.range}"']
         lines += ['channels = "bgr"'] if form.bgr else []
-        lines += [f'layout = "{"NHWC" if form.axes == "HWC" else "NCHW"}"'] if form.axes in ("HWC", "CHW") else []
+        lines += [f'layout = "{form.axes}"']
     return "\n".join(lines)
