@@ -128,11 +128,11 @@ def test_what_a_caller_may_vary_freely_asks_the_model_once(proxied, asked):
     assert reached.requests == 1
 
 
-def test_the_outputs_that_are_not_classified_are_all_kept(proxied, direct, asked):
-    expected = direct.infer(top(PICTURE, ("percent", None), ("probabilities", 3), ("tied", None)))
+def test_what_has_no_classes_is_kept_beside_them_whichever_output_was_asked_for(proxied, direct, asked):
+    expected = direct.infer(top(PICTURE, ("half", None), ("probabilities", 3), ("words", None), ("percent", 2)))
     assert proxied.infer(top(PICTURE, ("probabilities", 1))).code == "OK"
     with asked("scores") as reached:
-        assert proxied.infer(top(NEAR, ("percent", None), ("probabilities", 3), ("tied", None))) == expected
+        assert proxied.infer(top(NEAR, ("half", None), ("probabilities", 3), ("words", None), ("percent", 2))) == expected
     assert reached.requests == 0
 
 
