@@ -9,28 +9,14 @@ import io
 
 import numpy as np
 import tensor_protos
+from linear import CLASSES, PICTURE, SIDE, mirrored, normal, scores
 from PIL import Image
 from tensorflow_messages import example_pb2, meta_graph_pb2, types_pb2
 from tf_serving import CLASSIFY, DEFAULT_SIGNATURE, PREDICT, REGRESS, Model, Refused
 
-SIDE, CLASSES = 32, 10
-PICTURE = (SIDE, SIDE, 3)
-WEIGHTS = np.random.default_rng(7).standard_normal((SIDE * SIDE * 3, CLASSES)).astype(np.float32) / np.float32(16)
 LABELS = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
 FEATURE = "image/encoded"
 SCORES = {"scores": ("DT_FLOAT", [-1, CLASSES]), "classes": ("DT_INT64", [-1]), "digest": ("DT_STRING", [-1])}
-
-
-def scores(picture):
-    """Values in 0..1 to probabilities, by sums in one fixed order."""
-    logits = (picture.astype(np.float32).reshape(-1, 1) * WEIGHTS).sum(axis=0, dtype=np.float32)
-    exponents = np.exp(logits - logits.max())
-    return (exponents / exponents.sum()).astype(np.float32)
-
-
-def normal(row):
-    """Values of any numeric type to 0..1: integers count 0 to 255."""
-    return row.astype(np.float32) / np.float32(255 if row.dtype.kind in "ui" else 1)
 
 
 def decoded(encoded):
@@ -39,10 +25,6 @@ def decoded(encoded):
     except Exception as failure:
         raise Refused("INVALID_ARGUMENT", "Unknown image file format. One of JPEG, PNG, GIF, BMP required.") from failure
     return normal(np.array(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST)))
-
-
-def mirrored(row):
-    return row[:, ::-1]
 
 
 def digest(row):

@@ -9,7 +9,8 @@ import tempfile
 import grpc
 import tensor_protos
 import tensorflow as tf
-from numpy_models import CLASSES, FEATURE, LABELS, PICTURE, SIDE, WEIGHTS
+from linear import CLASSES, PICTURE, SIDE, WEIGHTS
+from numpy_models import FEATURE, LABELS
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_messages import types_pb2
 from tf_serving import CLASSIFY, DEFAULT_SIGNATURE, REGRESS, Model, Refused
