@@ -3,11 +3,16 @@
 //! A request that we read otherwise than the model server reads it is a way round the defence, so each reader here follows
 //! the server's own rules, measured on a real one (`tests/triton`).
 //!
+//! - [`query`]: what every protocol's request is made into, which is all that the journey knows of it;
 //! - [`size`]: how much memory a request takes once decoded, before it is;
 //! - [`signature`]: what a model takes and gives, from its configuration or metadata;
-//! - [`triton`]: one `ModelInfer` request as a [`triton::Query`]: its rows, its form, and the smaller request for some of its rows;
+//! - [`triton`]: one `ModelInfer` request as a query;
 //! - [`tensor`]: data type, shape, layout and bytes into [`crate::judgment::Image`]s;
-//! - [`answer`]: a reply into one answer per row, and answers back into a reply.
+//! - [`encoded`]: JPEG, PNG, WebP, GIF and BMP into the same.
+
+use bytes::Bytes;
+
+use query::{Refusal, Request};
 
 /// The messages of the KServe v2 / Triton protocol, generated from `proto/triton`.
 #[allow(missing_docs, clippy::pedantic, unreachable_pub)]
@@ -15,8 +20,43 @@ pub mod pb {
     tonic::include_proto!("inference");
 }
 
-pub mod size;
-pub mod signature;
-pub mod triton;
-pub mod tensor;
 pub mod answer;
+mod digest;
+pub mod encoded;
+pub mod query;
+pub mod signature;
+pub mod size;
+pub mod tensor;
+pub mod triton;
+mod wire;
+
+/// The calls that ask a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rpc {
+    /// KServe v2's `ModelInfer`, and every message of its `ModelStreamInfer`.
+    Infer,
+}
+
+impl Rpc {
+    /// The path of its unary method.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Infer => "/inference.GRPCInferenceService/ModelInfer",
+        }
+    }
+
+    /// Decodes a request's message, given without its prefix.
+    pub fn decode(self, payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
+        match self {
+            Self::Infer => triton::decode(payload),
+        }
+    }
+
+    /// An upper bound of the bytes that decoding `payload` allocates. Content that is shared with the payload is not counted again.
+    /// Cost: one pass over field keys, none over content except typed numbers' length.
+    pub fn decoded_bytes(self, payload: &[u8]) -> usize {
+        match self {
+            Self::Infer => size::decoded(payload),
+        }
+    }
+}

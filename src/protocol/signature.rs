@@ -124,10 +124,15 @@ impl Signature {
     }
 
     /// The input that holds the picture: the one named `chosen`, else the first that is shaped like one.
+    ///
+    /// Where none is, the first that takes one BYTES element a row: an encoded picture, or text (see [`Refusal::Text`](super::query::Refusal::Text)).
     pub fn image_input(&self, chosen: Option<&str>) -> Option<&TensorSpec> {
         match chosen {
             Some(name) => self.inputs.iter().find(|input| input.name == name),
-            None => self.inputs.iter().find(|input| input.looks_like_an_image()),
+            None => {
+                let shaped = self.inputs.iter().find(|input| input.looks_like_an_image());
+                shaped.or_else(|| self.inputs.iter().find(|input| input.takes_one_element()))
+            }
         }
     }
 }
@@ -137,7 +142,25 @@ impl TensorSpec {
     fn looks_like_an_image(&self) -> bool {
         let channels = |dim: i64| matches!(dim, -1 | 1 | 3 | 4);
         let pictures = !matches!(self.datatype, None | Some(Datatype::Bytes | Datatype::Bool));
-        matches!(self.dims[..], [first, _, last] if pictures && (channels(first) || channels(last)))
+        let dims = without_ones(&self.dims);
+        matches!(dims, [first, _, last] if pictures && (channels(*first) || channels(*last)))
+    }
+
+    /// BYTES of which each row may hold a single element.
+    fn takes_one_element(&self) -> bool {
+        self.datatype == Some(Datatype::Bytes) && self.dims.iter().all(|dim| matches!(dim, -1 | 1))
+    }
+
+    /// Whether Triton's classification extension takes this output: numbers, not too many of them.
+    pub fn has_classes(&self) -> bool {
+        const MOST: i64 = 1_000_000;
+        let numbers = !matches!(
+            self.datatype,
+            None | Some(Datatype::Bytes | Datatype::Bool | Datatype::Fp16 | Datatype::Bf16)
+        );
+        let known = self.dims.iter().all(|dim| (1..=MOST).contains(dim));
+        let count = |product: i64, dim: &i64| product.saturating_mul(*dim);
+        numbers && known && self.dims.iter().fold(1, count) <= MOST
     }
 
     /// Whether a shape without its batch dimension is one that this tensor takes.
@@ -148,6 +171,14 @@ impl TensorSpec {
                 .iter()
                 .zip(shape)
                 .all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
+    }
+}
+
+/// A picture's own dimensions: a model without a batch dimension may have one of size 1 in front of them.
+fn without_ones(dims: &[i64]) -> &[i64] {
+    match dims {
+        [1, rest @ ..] if rest.len() >= 3 => without_ones(rest),
+        _ => dims,
     }
 }
 
@@ -175,8 +206,9 @@ fn spec(
     let leading = dims.len() > 1 && dims[0] == -1;
     let (batched, dims) = match batching {
         Batching::UpTo(_) => (plain, dims),
-        // [-1, -1, 3] is a picture of any size; [-1, 32, 32, 3] is a batch of them.
+        // [-1, -1, 3] is a picture of any size; [-1, 32, 32, 3] is a batch of them. [-1] of BYTES is a batch of single elements.
         Batching::ByDims if leading && (dims.len() != 3) => (plain, &dims[1..]),
+        Batching::ByDims if dims == [-1] && datatype == Some(Datatype::Bytes) => (plain, &dims[1..]),
         Batching::ByDims => (false, dims),
     };
     TensorSpec { name: name.to_owned(), datatype, dims: dims.to_vec(), layout, optional, batched }
@@ -234,6 +266,8 @@ mod tests {
             (&[28, 28, 1], true),
             (&[10], false),
             (&[16, 16, 16], false),
+            (&[1, 224, 224, 3], true),
+            (&[1, 1, 28, 28], true),
             (&[3, 3], false),
         ] {
             assert_eq!(config(8, dims, &[10]).image_input(None).is_some(), is_picture, "{dims:?}");

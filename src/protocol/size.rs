@@ -3,10 +3,7 @@
 //! Two bytes of protobuf can stand for an empty tensor of three hundred, so a message within the length limit could decode to a
 //! hundred times its size. The caller's budget is charged for what is counted here first.
 
-use prost::encoding::{WireType, decode_key, decode_varint};
-
-use super::pb;
-use super::triton::MOST_ROWS;
+use super::wire;
 
 /// Bytes of a decoded message or map entry, generously: its fields, its place in a vector that grows by doubling.
 const MESSAGE: usize = 1024;
@@ -26,15 +23,6 @@ pub fn decoded(payload: &[u8]) -> usize {
         7 => HANDLE,
         _ => HANDLE + content.len(),
     })
-}
-
-/// Bytes of all that is kept of one row while its call lives: its likeness twice, its claim and its answer's handles.
-const ROW: usize = 8 << 10;
-
-/// An upper bound of the bytes that judging the rows of `message` takes.
-pub fn likenesses(message: &pb::ModelInferRequest) -> usize {
-    let first = message.inputs.iter().filter_map(|input| input.shape.first());
-    ROW * first.max().map_or(1, |&rows| rows.clamp(1, i64::from(MOST_ROWS)) as usize)
 }
 
 fn input(number: u32, content: &[u8]) -> usize {
@@ -63,32 +51,14 @@ fn contents(number: u32, content: &[u8]) -> usize {
 
 /// The sum of `cost` over the fields of a message; a field that is not length-delimited has no content. What does not parse
 /// costs nothing: decoding stops there too.
-fn fields(mut rest: &[u8], cost: impl Fn(u32, &[u8]) -> usize) -> usize {
-    let mut total = 0usize;
-    while !rest.is_empty() {
-        let Ok((number, wire_type)) = decode_key(&mut rest) else { break };
-        let length = match wire_type {
-            WireType::Varint => decode_varint(&mut rest).map(|_| 0),
-            WireType::SixtyFourBit => Ok(8),
-            WireType::LengthDelimited => decode_varint(&mut rest),
-            WireType::StartGroup | WireType::EndGroup => Ok(0),
-            WireType::ThirtyTwoBit => Ok(4),
-        };
-        let Some((content, after)) =
-            length.ok().and_then(|length| rest.split_at_checked(usize::try_from(length).ok()?))
-        else {
-            break;
-        };
-        let content = if wire_type == WireType::LengthDelimited { content } else { &[] };
-        total = total.saturating_add(cost(number, content));
-        rest = after;
-    }
-    total
+fn fields(message: &[u8], cost: impl Fn(u32, &[u8]) -> usize) -> usize {
+    wire::fields(message).fold(0, |total, field| total.saturating_add(cost(field.number, field.content)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::pb;
     use prost::Message;
 
     #[test]

@@ -219,38 +219,56 @@ impl Tensor {
     /// Values between levels are rounded and values outside the range clipped; either marks the picture ([`Image::rounded`],
     /// [`Image::clipped`]), at the cost of hashing its bytes. Blind to differences of less than half a level, but for the mark.
     pub fn image(&self, row: usize, rows: usize, reading: Reading) -> Result<Image<'_>, Unreadable> {
-        let Ok(dims) = <[i64; 3]>::try_from(&self.dims[..]) else {
-            return Err(Unreadable::Shape(self.dims.clone()));
-        };
-        let layout = reading.layout.or_else(|| Layout::guess(&dims)).unwrap_or(Layout::Nhwc);
-        let sizes = layout.sizes(dims);
-        let (Ok(height), Ok(width), 1 | 3) =
-            (u32::try_from(sizes.height), u32::try_from(sizes.width), sizes.channels)
-        else {
-            return Err(Unreadable::Shape(self.dims.clone()));
-        };
-        if height == 0 || width == 0 {
-            return Err(Unreadable::Image(ImageError::Side { width, height }));
-        }
         let length = self.data.len() / rows;
-        let bytes = &self.data[row * length..(row + 1) * length];
-        let channels = sizes.channels as usize;
-        match self.datatype {
-            Datatype::Uint8 => {
-                let range = reading.range.unwrap_or(Range::LEVELS);
-                if range == Range::LEVELS {
-                    let levels = interleave(Cow::Borrowed(bytes), layout, channels, reading.bgr);
-                    return Ok(Image::new(width, height, levels)?);
-                }
-                let values: Vec<u8> = bytes.iter().flat_map(|&byte| f32::from(byte).to_le_bytes()).collect();
-                from_floats(&values, width, height, layout, channels, reading.bgr, range)
+        read_row(self.datatype, &self.dims, &self.data[row * length..(row + 1) * length], reading)
+    }
+}
+
+/// One row as a picture.
+pub fn image<'a>(
+    datatype: Datatype,
+    dims: &[i64],
+    row: &'a [u8],
+    reading: Reading,
+) -> Result<Image<'a>, Unreadable> {
+    read_row(datatype, dims, row, reading)
+}
+
+fn read_row<'a>(
+    datatype: Datatype,
+    dims: &[i64],
+    bytes: &'a [u8],
+    reading: Reading,
+) -> Result<Image<'a>, Unreadable> {
+    let Ok(sizes) = <[i64; 3]>::try_from(dims) else {
+        return Err(Unreadable::Shape(dims.to_vec()));
+    };
+    let layout = reading.layout.or_else(|| Layout::guess(dims)).unwrap_or(Layout::Nhwc);
+    let sizes = layout.sizes(sizes);
+    let (Ok(height), Ok(width), 1 | 3) =
+        (u32::try_from(sizes.height), u32::try_from(sizes.width), sizes.channels)
+    else {
+        return Err(Unreadable::Shape(dims.to_vec()));
+    };
+    if height == 0 || width == 0 {
+        return Err(Unreadable::Image(ImageError::Side { width, height }));
+    }
+    let channels = sizes.channels as usize;
+    match datatype {
+        Datatype::Uint8 => {
+            let range = reading.range.unwrap_or(Range::LEVELS);
+            if range == Range::LEVELS {
+                let levels = interleave(Cow::Borrowed(bytes), layout, channels, reading.bgr);
+                return Ok(Image::new(width, height, levels)?);
             }
-            Datatype::Fp32 => match reading.range {
-                Some(range) => from_floats(bytes, width, height, layout, channels, reading.bgr, range),
-                None => Err(span(bytes)),
-            },
-            other => Err(Unreadable::Datatype(other)),
+            let values: Vec<u8> = bytes.iter().flat_map(|&byte| f32::from(byte).to_le_bytes()).collect();
+            from_floats(&values, width, height, layout, channels, reading.bgr, range)
         }
+        Datatype::Fp32 => match reading.range {
+            Some(range) => from_floats(bytes, width, height, layout, channels, reading.bgr, range),
+            None => Err(span(bytes)),
+        },
+        other => Err(Unreadable::Datatype(other)),
     }
 }
 

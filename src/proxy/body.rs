@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::mpsc;
 
 /// Any error of a body; its text goes to the log, never to the caller.
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -50,6 +51,28 @@ pub(super) fn trailers(trailers: HeaderMap) -> Body {
 /// A body with nothing in it: a reply that is all trailers.
 pub(super) fn empty() -> Body {
     Message { frame: None, trailers: None }.boxed_unsync()
+}
+
+/// A body made of what is sent into the channel; it ends when the sender is dropped.
+pub(super) fn channel(room: usize) -> (mpsc::Sender<Frame<Bytes>>, Body) {
+    let (sender, frames) = mpsc::channel(room);
+    (sender, Channel { frames }.boxed_unsync())
+}
+
+struct Channel {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+}
+
+impl HttpBody for Channel {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.frames.poll_recv(context).map(|frame| frame.map(Ok))
+    }
 }
 
 struct Relay {

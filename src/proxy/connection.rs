@@ -23,6 +23,7 @@ use super::passthrough;
 use super::predict::Predictor;
 use super::route::Route;
 use super::status::CallError;
+use super::stream;
 use super::upstream::Lane;
 use crate::session::Store;
 
@@ -66,7 +67,7 @@ pub(super) struct Connection<S, H> {
     health: H,
     peer: Arc<Peer>,
     /// The upstream connection for calls that stream through; of this connection alone, opened when first used.
-    own_lane: Arc<OnceLock<Lane>>,
+    own_lane: Arc<OnceLock<Arc<Lane>>>,
 }
 
 impl<S, H: Clone> Clone for Connection<S, H> {
@@ -95,15 +96,19 @@ where
         serve_http2(stream, streams, self, stop).await;
     }
 
+    fn own_lane(&self) -> &Arc<Lane> {
+        self.own_lane.get_or_init(|| Arc::new(self.predictor.upstream.own_lane()))
+    }
+
     async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         let is_call = request.method() == Method::POST;
         let route = if is_call { self.predictor.live.load().routes.of(path) } else { Route::Unknown };
         match route {
-            Route::Predict => self.predictor.predict(request, &self.peer).await,
+            Route::Predict(rpc) => self.predictor.predict(rpc, request, &self.peer).await,
+            Route::Stream => stream::serve(&self.predictor, request, &self.peer, self.own_lane()).await,
             Route::Pass => {
-                let lane = self.own_lane.get_or_init(|| self.predictor.upstream.own_lane());
-                let relayed = passthrough::relay(lane, request).await;
+                let relayed = passthrough::relay(self.own_lane(), request).await;
                 relayed.unwrap_or_else(|error| CallError::from(error).into_response())
             }
             Route::Health => {

@@ -10,31 +10,30 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Request, Uri};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
+use tonic::Code;
 
 use super::body::{self, Body};
-use super::frame;
+use super::call::Call;
+use super::frame::{self, Frame};
 use super::live::Live;
 use super::models::Model;
-use super::predict::{Asked, Call, Predictor};
+use super::predict::{Asked, Predictor};
 use super::status::CallError;
 use super::upstream::{Reply, UpstreamError};
-use crate::protocol::answer;
-use crate::protocol::pb;
-use crate::protocol::triton::Query;
+use crate::protocol::query::{Query, Told};
 use crate::session::{Answer, Lead, Outcome, Store};
 
 /// What the upstream said to a forward.
 pub(super) struct Fresh {
     pub(super) reply: Reply,
-    /// Its message; none unless it answered OK.
-    pub(super) parsed: Option<pb::ModelInferResponse>,
+    /// What its message says; none unless it answered OK.
+    pub(super) told: Option<Told>,
     /// One answer for each row that was asked for; none where the reply cannot be taken apart.
     pub(super) rows: Option<Vec<(usize, Answer)>>,
-    /// Whether encoding the decoded message gives the same bytes, as replays are encoded.
-    pub(super) re_encodes: bool,
 }
 
 impl<S: Store> Predictor<S> {
@@ -48,15 +47,15 @@ impl<S: Store> Predictor<S> {
         rows: Option<Vec<usize>>,
         leads: Vec<(usize, Lead)>,
     ) -> Result<Fresh, CallError> {
-        let query = &asked.query;
-        let rows = rows.unwrap_or_else(|| (0..query.rows).collect());
-        let message = if rows.len() == query.rows {
-            query.for_all_rows(&asked.model.signature).map(|bytes| frame::wrap(&bytes))
+        let (query, signature) = (&asked.query, &asked.model.signature);
+        let rows = rows.unwrap_or_else(|| (0..query.rows()).collect());
+        let message = if rows.len() == query.rows() {
+            query.for_all_rows(signature)
         } else {
-            Some(frame::encode(&query.for_rows(&rows)))
+            Some(query.for_rows(&rows, signature))
         };
         let errand = Errand {
-            forward: Forward::new(call, message),
+            forward: Forward::new(call, message.map(|message| frame::wrap(&message))),
             request: Arc::clone(&call.frame),
             query: Arc::clone(query),
             model: Arc::clone(&asked.model),
@@ -77,25 +76,31 @@ impl<S: Store> Predictor<S> {
         let Errand { forward, request: _in_budget, query, model, live, rows, leads } = errand;
         let limit = live.config.limits.message_bytes;
         let arrived = forward.arrived;
+        let generation = model.generation();
         self.tally.forwarded(rows.len());
-        let reply = self.upstream.call(|| forward.request(), limit).await?;
+        let mut reply = self.upstream.call(|| forward.request(), limit).await?;
         if !reply.is_ok() {
+            reply.of_model = query.is_accepted_by(&model.signature);
+            if reply.code() == Code::NotFound {
+                // It may be gone, or be loaded again: what it answered before may not be what it would answer now.
+                live.models.note_reload(&model);
+            }
             // Errors are never remembered: the leads fail as they are dropped.
-            return Ok(Fresh { reply, parsed: None, rows: None, re_encodes: true });
+            return Ok(Fresh { reply, told: None, rows: None });
         }
         let reply = reply.plain(limit).await?;
-        let payload = reply.payload();
-        let parsed = answer::decode(payload.clone())
+        let mut told = query
+            .told(reply.payload(), rows.len())
             .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
-        self.learn(&parsed, &query, &model, &rows, &live);
+        self.learn(&told, &*query, &model, &rows, &live);
         self.template.learn(&reply);
 
-        let version: Arc<str> = match parsed.model_version.as_str() {
-            "" => model.signature.version_served(query.version()).into(),
-            served => served.into(),
+        let version: Arc<str> = match told.version.as_str() {
+            "" => model.version_served(query.version()).into(),
+            served => Model::version_of(served, generation).into(),
         };
         let answered = |bytes| Answer { bytes, version: Arc::clone(&version), took: arrived.elapsed() };
-        let answers: Vec<(usize, Answer)> = match take_apart(&parsed, &query, rows.len()) {
+        let answers: Vec<(usize, Answer)> = match std::mem::replace(&mut told.rows, Ok(Vec::new())) {
             Ok(parts) => rows.iter().copied().zip(parts.into_iter().map(answered)).collect(),
             Err(error) => {
                 tracing::warn!(model = &*model.name, %error, "a reply cannot be kept");
@@ -108,20 +113,12 @@ impl<S: Store> Predictor<S> {
             None => Outcome::Unkept,
         };
         self.store.settle(leads.into_iter().map(|(row, lead)| (lead, outcome(row))).collect()).await;
-        let re_encodes = prost::Message::encode_to_vec(&parsed) == payload;
         let rows = Some(answers).filter(|rows| !rows.is_empty());
-        Ok(Fresh { parsed: Some(parsed), rows, reply, re_encodes })
+        Ok(Fresh { told: Some(told), rows, reply })
     }
 
-    /// Takes note of a form that the upstream accepts, and of a version that was not expected.
-    fn learn(
-        &self,
-        reply: &pb::ModelInferResponse,
-        query: &Query,
-        model: &Model,
-        rows: &[usize],
-        live: &Arc<Live>,
-    ) {
+    /// Takes note of a form that the upstream accepts, of how it writes its reply, and of a version that was not expected.
+    fn learn(&self, told: &Told, query: &dyn Query, model: &Model, rows: &[usize], live: &Arc<Live>) {
         model.accepted(query.validity(&self.key));
         if query.has_other_inputs() {
             let inputs = query.other_inputs(&self.key);
@@ -129,8 +126,10 @@ impl<S: Store> Predictor<S> {
                 model.accepted(inputs_key(inputs[row]));
             }
         }
-        let served = reply.model_version.as_str();
-        if query.version().is_empty() && !["", &model.signature.version_served("")].contains(&served) {
+        if let Some(typed) = told.typed {
+            model.replied(query.is_typed(), typed);
+        }
+        if !told.version.is_empty() && !model.expects(query.version(), &told.version) {
             // A reload. The reply is right; what is known of the model is not, and the next poll may be far off.
             live.models.note_reload(model);
         }
@@ -141,44 +140,27 @@ impl<S: Store> Predictor<S> {
         &self,
         call: &Call,
         refusal: CallError,
-    ) -> Result<Response<Body>, CallError> {
-        let forward = Forward::new(call, None);
-        let reply = self.upstream.call(|| forward.request(), call.live.config.limits.message_bytes).await?;
+    ) -> Result<Reply, CallError> {
+        let reply = self.forward_unread(call).await?;
         if reply.is_ok() {
             tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
             return Err(refusal);
         }
         self.tally.refused("malformed");
-        Ok(reply.into_response())
+        Ok(reply)
     }
 
     /// Bytes on and bytes back, unjudged. The reply is read whole: a caller that does not take it must not hold up the
     /// connection that all judged calls share.
-    pub(super) async fn forward_unread(&self, call: &Call) -> Result<Response<Body>, CallError> {
+    pub(super) async fn forward_unread(&self, call: &Call) -> Result<Reply, CallError> {
         let forward = Forward::new(call, None);
-        let reply = self.upstream.call(|| forward.request(), call.live.config.limits.message_bytes).await?;
-        Ok(reply.into_response())
+        Ok(self.upstream.call(|| forward.request(), call.live.config.limits.message_bytes).await?)
     }
 }
 
 /// The answer of `row` among `answers`, which are in the order of their rows.
 pub(super) fn answer_of(answers: &[(usize, Answer)], row: usize) -> Option<&Answer> {
     answers.binary_search_by_key(&row, |(at, _)| *at).ok().map(|at| &answers[at].1)
-}
-
-/// One answer for each of the `rows` asked for; none where outputs do not carry the batch dimension.
-fn take_apart(
-    reply: &pb::ModelInferResponse,
-    query: &Query,
-    rows: usize,
-) -> Result<Vec<Bytes>, answer::AnswerError> {
-    if query.rows == 1 {
-        Ok(vec![answer::keep_whole(reply)])
-    } else if query.splits {
-        answer::split(reply, rows)
-    } else {
-        Ok(Vec::new())
-    }
 }
 
 /// The digest of other inputs as one of the keys of [`Model::has_accepted`]; a form's own digest never has eight zeros first.
@@ -192,8 +174,8 @@ pub(super) fn inputs_key(inputs: u64) -> [u8; 16] {
 struct Errand {
     forward: Forward,
     /// Stays in its caller's byte budget as long as its bytes are in use here, also where the caller is gone.
-    request: Arc<frame::Frame>,
-    query: Arc<Query>,
+    request: Arc<Frame>,
+    query: Arc<dyn Query>,
     model: Arc<Model>,
     live: Arc<Live>,
     rows: Vec<usize>,
@@ -216,7 +198,7 @@ impl Forward {
     fn new(call: &Call, frame: Option<Bytes>) -> Self {
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = call.head.method.clone();
-        head.uri = call.head.uri.clone();
+        head.uri = with_path(&call.head.uri, call.rpc.path());
         head.headers = call.head.headers.clone();
         let frame = frame.unwrap_or_else(|| call.frame.bytes.clone());
         // A stated length may be that of another frame, or count what the caller sent after its message.
@@ -224,7 +206,7 @@ impl Forward {
         if stated.is_some_and(|stated| *stated != HeaderValue::from(frame.len())) {
             head.headers.remove(CONTENT_LENGTH);
         }
-        if let Some(deadline) = call.deadline.filter(|_| call.arrived.elapsed() > AT_ONCE) {
+        if let Some(deadline) = call.deadline.filter(|_| call.began.elapsed() > AT_ONCE) {
             let left = deadline.saturating_duration_since(Instant::now());
             let left =
                 HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
@@ -237,6 +219,14 @@ impl Forward {
     fn request(&self) -> Request<Body> {
         Request::from_parts(self.head.clone(), body::message(self.frame.clone(), None))
     }
+}
+
+/// `uri` with the path of a method in place of its own: a message of a stream is forwarded by the unary method.
+fn with_path(uri: &Uri, path: &'static str) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static(path));
+    // The path alone is enough: scheme and authority are the upstream's own where the caller gave none.
+    Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static(path))
 }
 
 /// A gRPC timeout has eight digits at most, so the unit grows with the time.

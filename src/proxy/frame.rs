@@ -12,6 +12,10 @@ use http_body_util::BodyExt;
 use super::body::BoxError;
 use super::quota::{Permit, Quota};
 
+mod messages;
+
+pub(super) use messages::Messages;
+
 /// Flag byte and big-endian length before every message.
 pub(super) const PREFIX: usize = 5;
 
@@ -36,6 +40,13 @@ pub(super) struct Intake<'a> {
     pub within: Duration,
     /// The budget, and whose share of it is used.
     pub budget: Option<(&'a Quota, [u8; 16])>,
+}
+
+impl Intake<'_> {
+    /// Of a reply: it comes when it comes, and nobody's budget holds it.
+    pub(super) fn unlimited(limit: usize) -> Self {
+        Self { limit, within: Duration::MAX, budget: None }
+    }
 }
 
 /// Why no single message could be read.
@@ -105,7 +116,7 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut reader = Reader::new(Intake { limit, within: Duration::MAX, budget: None });
+    let mut reader = Reader::new(Intake::unlimited(limit));
     while let Some(frame) = body.frame().await {
         reader.take(frame.map_err(|error| FrameError::Broken(error.into()))?)?;
         if reader.gathered.len() > reader.wanted.unwrap_or(usize::MAX) {

@@ -7,7 +7,9 @@
 //! route.rs        which call is this
 //! health.rs       grpc.health.v1, in the model server's name
 //! passthrough.rs  a call that is let through: bytes on and bytes back
+//! call.rs         who asks, under which settings, until when
 //! predict.rs      ★ a call that is judged, from first to last
+//! stream.rs       a stream of such calls, in order
 //! live.rs         the settings that it came under
 //! models.rs       what is known of the model that it asks
 //! frame.rs        its message, read within bounds
@@ -25,7 +27,9 @@ mod connection;
 mod route;
 mod health;
 mod passthrough;
+mod call;
 mod predict;
+mod stream;
 mod models;
 mod live;
 mod frame;
@@ -40,7 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use connection::serve_local;
@@ -117,6 +121,7 @@ impl Sidecar {
             latencies: Latencies::new(),
             pacer,
             template: Template::default(),
+            decoders: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             key: secret()?,
             tally: Arc::default(),
         });

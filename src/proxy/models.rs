@@ -1,7 +1,7 @@
 //! What is known of each model: its signature from the upstream, its settings, and which forms of request it accepts.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::upstream::{Upstream, UpstreamError};
 use crate::config::{Config, Mode, ModelSettings};
 use crate::judgment::Judge;
 use crate::protocol::pb;
+use crate::protocol::query::{Family, How, ModelKey};
 use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Range, Reading};
 
@@ -24,13 +25,20 @@ const MOST_MODELS: usize = 1024;
 /// Forms of request remembered per model.
 const MOST_FORMS: usize = 1024;
 
+/// The count of a server that does not count.
+const UNCOUNTED: u64 = u64::MAX;
+
 /// Pictures whose values are looked at before a float model's value range is settled.
 const PICTURES_TO_SETTLE: u32 = 16;
 
 /// One model and everything that decides how its calls are treated.
 pub(super) struct Model {
+    /// How it is asked for.
+    key: ModelKey,
     /// Its name.
     pub name: Arc<str>,
+    /// Name and signature: what tells its answers from another's.
+    pub view: Arc<str>,
     /// Whose likenesses it shares.
     pub group: Arc<str>,
     /// Its settings.
@@ -62,6 +70,12 @@ pub(super) enum Treatment {
 struct Learned {
     /// A reply came from another version than expected, and the model was not asked for since.
     reloaded: AtomicBool,
+    /// How often the model was seen to be loaded again: what was remembered before counts for another model.
+    generation: AtomicU64,
+    /// What the server counted of the model's work when it was last asked.
+    counted: AtomicU64,
+    /// How the server writes its replies to requests with raw values, and to those with typed ones.
+    writing: [AtomicU8; 2],
     forms: Mutex<Forms>,
     range: Mutex<RangeVotes>,
 }
@@ -94,9 +108,9 @@ pub(super) struct Models {
     upstream: Arc<Upstream>,
     config: Arc<Config>,
     key: [u8; 32],
-    known: Mutex<HashMap<String, Arc<Model>>>,
+    known: Mutex<HashMap<ModelKey, Arc<Model>>>,
     /// What calls taught about models, those that are not known at the moment included.
-    learned: Mutex<HashMap<String, Arc<Learned>>>,
+    learned: Mutex<HashMap<ModelKey, Arc<Learned>>>,
     reload: Notify,
 }
 
@@ -120,20 +134,20 @@ impl Models {
         Self { learned: Mutex::new(learned), ..models }
     }
 
-    /// The model called `name`; the upstream is asked the first time.
-    pub(super) async fn of(&self, name: &str) -> Result<Arc<Model>, Unknown> {
-        let known = self.lock().get(name).cloned();
+    /// The model that `key` asks; the upstream is asked the first time.
+    pub(super) async fn of(&self, key: &ModelKey) -> Result<Arc<Model>, Unknown> {
+        let known = self.lock().get(key).cloned();
         match known {
             Some(model) => Ok(model),
-            None => self.learn(name).await,
+            None => self.learn(key).await,
         }
     }
 
     /// Asks for every known model again.
     pub(super) async fn renew_all(&self) {
-        let names: Vec<String> = self.lock().keys().cloned().collect();
-        for name in names {
-            self.renew(&name).await;
+        let models: Vec<Arc<Model>> = self.lock().values().cloned().collect();
+        for model in models {
+            self.renew(&model).await;
         }
     }
 
@@ -151,33 +165,67 @@ impl Models {
     }
 
     /// Asks for one model again.
-    pub(super) async fn renew(&self, name: &str) {
-        if let Err(Unknown::Refused) = self.learn(name).await {
-            tracing::info!(model = name, "the model server no longer has this model");
-            self.lock().remove(name);
+    async fn renew(&self, model: &Model) {
+        if let Err(Unknown::Refused) = self.learn(&model.key).await {
+            tracing::info!(model = &*model.name, "the model server no longer has this model");
+            model.learned.generation.fetch_add(1, Ordering::Relaxed);
+            self.lock().remove(&model.key);
+        }
+        if self.was_loaded_again(model).await {
+            tracing::info!(model = &*model.name, "the model was loaded again");
+            model.learned.generation.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    async fn learn(&self, name: &str) -> Result<Arc<Model>, Unknown> {
-        let signature = self.signature(name).await?;
+    /// Whether the server's own count of the model's work went back, as it does when a model is loaded again under the same
+    /// version. A server that does not count (only Triton does) cannot show it.
+    async fn was_loaded_again(&self, model: &Model) -> bool {
+        if model.key.family != Family::Kserve || model.learned.counted.load(Ordering::Relaxed) == UNCOUNTED {
+            return false;
+        }
+        let question = pb::ModelStatisticsRequest { name: model.key.name.clone(), version: String::new() };
+        let statistics: Result<Option<pb::ModelStatisticsResponse>, _> =
+            self.ask("/inference.GRPCInferenceService/ModelStatistics", &question).await;
+        let counted = match statistics {
+            Ok(Some(statistics)) => {
+                statistics.model_stats.iter().map(|version| version.inference_count).sum()
+            }
+            Ok(None) => UNCOUNTED,
+            Err(_) => return false,
+        };
+        let before = model.learned.counted.swap(counted, Ordering::Relaxed);
+        counted < before
+    }
+
+    async fn learn(&self, key: &ModelKey) -> Result<Arc<Model>, Unknown> {
+        let name = key.name.as_str();
+        let signature = self.signature(key).await?;
         let mut known = self.lock();
-        if let Some(model) = known.get(name) {
+        if let Some(model) = known.get(key) {
             if model.signature == signature {
                 return Ok(Arc::clone(model));
             }
             tracing::info!(model = name, versions = ?signature.versions, "the model changed");
         }
-        let learned = self.learned(name);
+        let learned = self.learned(key);
         learned.reloaded.store(false, Ordering::Relaxed);
-        let model = Arc::new(Model::new(name, self.config.model(name).clone(), signature, self.key, learned));
-        if known.len() < MOST_MODELS || known.contains_key(name) {
+        let settings = self.config.model(name).clone();
+        let model = Arc::new(Model::new(key, settings, signature, self.key, learned));
+        if known.len() < MOST_MODELS || known.contains_key(key) {
             model.introduce();
-            known.insert(name.to_owned(), Arc::clone(&model));
+            known.insert(key.clone(), Arc::clone(&model));
         }
         Ok(model)
     }
 
-    async fn signature(&self, name: &str) -> Result<Signature, Unknown> {
+    async fn signature(&self, key: &ModelKey) -> Result<Signature, Unknown> {
+        match key.family {
+            Family::Kserve => self.kserve_signature(&key.name).await,
+            Family::TfServing => Err(Unknown::Refused),
+        }
+    }
+
+    async fn kserve_signature(&self, name: &str) -> Result<Signature, Unknown> {
         let question = pb::ModelMetadataRequest { name: name.to_owned(), version: String::new() };
         let metadata: pb::ModelMetadataResponse = self
             .ask("/inference.GRPCInferenceService/ModelMetadata", &question)
@@ -216,15 +264,15 @@ impl Models {
         }
     }
 
-    fn learned(&self, name: &str) -> Arc<Learned> {
+    fn learned(&self, key: &ModelKey) -> Arc<Learned> {
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        if learned.len() >= MOST_MODELS && !learned.contains_key(name) {
+        if learned.len() >= MOST_MODELS && !learned.contains_key(key) {
             return Arc::default();
         }
-        Arc::clone(learned.entry(name.to_owned()).or_default())
+        Arc::clone(learned.entry(key.clone()).or_default())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Model>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelKey, Arc<Model>>> {
         // Held for one map access; the upstream is asked outside of it.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -232,10 +280,10 @@ impl Models {
 
 impl Model {
     fn new(
-        name: &str,
+        key: &ModelKey,
         settings: ModelSettings,
         signature: Signature,
-        key: [u8; 32],
+        pictures: [u8; 32],
         learned: Arc<Learned>,
     ) -> Self {
         let has_image = signature.image_input(settings.image_input.as_deref()).is_some();
@@ -246,10 +294,16 @@ impl Model {
             Mode::Enforce if !signature.stateful && !signature.decoupled => Treatment::Enforce,
             Mode::Enforce | Mode::Observe => Treatment::Observe,
         };
+        let view = match key.signature.as_str() {
+            "" => key.name.clone(),
+            signature => format!("{}/{signature}", key.name),
+        };
         Self {
-            name: name.into(),
-            group: settings.group.as_deref().unwrap_or(name).into(),
-            judge: Arc::new(Judge::new(settings.rules.clone(), key)),
+            key: key.clone(),
+            name: key.name.as_str().into(),
+            view: view.into(),
+            group: settings.group.as_deref().unwrap_or(&key.name).into(),
+            judge: Arc::new(Judge::new(settings.rules.clone(), pictures)),
             settings,
             signature,
             treatment,
@@ -277,8 +331,58 @@ impl Model {
         }
     }
 
+    /// How its requests are read.
+    pub(super) fn how(&self) -> How<'_> {
+        How { image_input: self.settings.image_input.as_deref(), reading: self.reading() }
+    }
+
+    /// The version that serves a request for `asked`, as far as is known, and which loading of it.
+    pub(super) fn version_served(&self, asked: &str) -> String {
+        Self::version_of(&self.version_expected(asked), self.generation())
+    }
+
+    /// Whether a request for `asked` was to be answered by `version`.
+    pub(super) fn expects(&self, asked: &str, version: &str) -> bool {
+        self.version_expected(asked) == version
+    }
+
+    fn version_expected(&self, asked: &str) -> String {
+        match self.key.family {
+            Family::Kserve => self.signature.version_served(asked),
+            // The signature is that of the version asked for, whichever way it was named.
+            Family::TfServing => self.signature.versions.first().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// How often the model was seen to be loaded again.
+    pub(super) fn generation(&self) -> u64 {
+        self.learned.generation.load(Ordering::Relaxed)
+    }
+
+    /// A version as views name it: one that was loaded again is another.
+    pub(super) fn version_of(version: &str, generation: u64) -> String {
+        if generation == 0 {
+            version.to_owned()
+        } else {
+            format!("{version}, loaded again {generation} times")
+        }
+    }
+
+    /// Takes note that a request with values written so got a reply with values written so.
+    pub(super) fn replied(&self, to_typed: bool, typed: bool) {
+        self.learned.writing[usize::from(to_typed)].store(1 + u8::from(typed), Ordering::Relaxed);
+    }
+
+    /// Whether values are written typed in replies to such a request; none where no reply to one was seen.
+    pub(super) fn replies_typed(&self, to_typed: bool) -> Option<bool> {
+        match self.learned.writing[usize::from(to_typed)].load(Ordering::Relaxed) {
+            0 => None,
+            writing => Some(writing == 2),
+        }
+    }
+
     /// How its pictures are read: the settings, then the signature, then what calls taught.
-    pub(super) fn reading(&self) -> Reading {
+    fn reading(&self) -> Reading {
         let input = self.signature.image_input(self.settings.image_input.as_deref());
         let of_settings = self.settings.reading;
         let by_signature = input

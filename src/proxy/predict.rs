@@ -10,31 +10,29 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::body::Body;
+use super::call::{Call, Opening};
 use super::forward::{Fresh, answer_of, inputs_key};
-use super::frame::{self, Encoding, Frame, Intake};
+use super::frame::{self, Frame, FrameError};
 use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
 use super::status::CallError;
 use super::template::Template;
-use super::upstream::Upstream;
-use crate::config::{Config, OnUnreadable};
+use super::upstream::{Reply, Upstream};
+use crate::config::OnUnreadable;
 use crate::judgment::{Evidence, Likeness};
-use crate::protocol::answer;
-use crate::protocol::pb;
-use crate::protocol::size;
-use crate::protocol::tensor::{Reading, Unreadable};
-use crate::protocol::triton::{Query, Refusal};
-use crate::session::{
-    Answer, Caller, Claim, Facts, Follow, Judged, Lead, Question, SessionKey, Store, Values, View,
-};
+use crate::protocol::Rpc;
+use crate::protocol::answer::AnswerError;
+use crate::protocol::query::{Query, Refusal, Request as Decoded};
+use crate::protocol::tensor::Unreadable;
+use crate::session::{Answer, Claim, Follow, Judged, Lead, Outcome, Question, SessionKey, Store, View};
 use crate::telemetry::Tally;
 use crate::timing::{Latencies, Pacer, Stratum};
 
@@ -43,6 +41,9 @@ const LONG_WORK: usize = 1 << 20;
 
 /// Calls with more rows than this are judged on a thread of their own.
 const MANY_ROWS: usize = 32;
+
+/// Bytes of all that is kept of one row while its call lives: its likeness twice, its claim and its answer's handles.
+const ROW: usize = 8 << 10;
 
 /// Everything that a Predict call needs and that outlives it.
 pub(super) struct Predictor<S> {
@@ -58,113 +59,146 @@ pub(super) struct Predictor<S> {
     pub(super) pacer: Arc<dyn Pacer>,
     /// What an OK reply of the upstream looks like around its message.
     pub(super) template: Template,
+    /// Pictures that may be decoded at once: as many as there are processors, so that decoding never keeps the rest from running.
+    pub(super) decoders: Semaphore,
     /// Keys the digests of forms and other inputs.
     pub(super) key: [u8; 32],
     /// What happened, for the operator.
     pub(super) tally: Arc<Tally>,
 }
 
-/// A call whose request has arrived.
-pub(super) struct Call {
-    pub(super) live: Arc<Live>,
-    pub(super) head: Parts,
-    pub(super) frame: Arc<Frame>,
-    pub(super) caller: Caller,
-    pub(super) arrived: Instant,
-    pub(super) deadline: Option<Instant>,
+/// A message that was decoded.
+pub(super) struct Arrival {
+    pub(super) call: Call,
+    pub(super) message: Box<dyn Decoded>,
+    /// What it was decoded from.
+    payload: Bytes,
 }
 
-/// A question that was read: the query, its model, and the view and likeness of every row.
+/// What a message turns out to be.
+pub(super) enum Opened {
+    /// A question.
+    Asks(Arrival),
+    /// Bytes that do not decode.
+    Unparsable(Call, Refusal),
+}
+
+/// A question that was read: the query, its model, and what there is to judge in every row.
 pub(super) struct Asked {
-    pub(super) query: Arc<Query>,
+    pub(super) query: Arc<dyn Query>,
     pub(super) model: Arc<Model>,
-    likenesses: Vec<Likeness>,
+    /// Of each row; none of one that cannot be read and is forwarded all the same.
+    likenesses: Vec<Option<Likeness>>,
     /// For each row, a digest of what it gives the model besides the picture.
     pub(super) other_inputs: Vec<u64>,
 }
 
 impl<S: Store> Predictor<S> {
-    /// Answers one call; every way out is a reply.
-    pub(super) async fn predict(self: &Arc<Self>, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        let deadline = deadline_of(request.headers());
-        let answer = AssertUnwindSafe(self.answer(request, peer, deadline)).catch_unwind();
-        // Nothing that a panicking call held is used again: claims are given up as they are dropped.
-        let answer = async { answer.await.unwrap_or(Err(CallError::Panicked)) };
-        let outcome = match deadline {
-            None => answer.await,
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, answer).await.unwrap_or(Err(CallError::Deadline))
-            }
-        };
-        outcome.unwrap_or_else(|error| {
-            self.tally.refused(error.outcome().1);
-            let unknown_encoding = matches!(error, CallError::Encoding);
-            let mut response = error.into_response();
-            if unknown_encoding {
-                CallError::accept_encoding(&mut response);
-            }
-            response
-        })
-    }
-
-    async fn answer(
+    /// Answers one unary call; every way out is a reply.
+    pub(super) async fn predict(
         self: &Arc<Self>,
+        rpc: Rpc,
         request: Request<Incoming>,
         peer: &Peer,
-        deadline: Option<Instant>,
-    ) -> Result<Response<Body>, CallError> {
-        let live = self.live.load_full();
-        let (head, mut body) = request.into_parts();
-        let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
-        let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
-        let limits = &live.config.limits;
-        let intake = Intake {
-            limit: limits.message_bytes,
-            within: limits.read_within,
-            budget: Some((&live.bytes, caller.digest.0)),
+    ) -> Response<Body> {
+        let answered = async {
+            let (head, body) = request.into_parts();
+            let opening = Opening::new(self.live.load_full(), rpc, head, peer)?;
+            let answer = self.answer_one(&opening, body);
+            match opening.deadline {
+                None => answer.await,
+                Some(deadline) => {
+                    tokio::time::timeout_at(deadline, answer).await.unwrap_or(Err(CallError::Deadline))
+                }
+            }
         };
-        let mut frame = frame::read_request(&mut body, intake).await?;
-        let arrived = Instant::now();
+        answered.await.map_or_else(|error| self.refuse(error), Reply::into_response)
+    }
+
+    /// The refusal that a caller is sent, counted.
+    pub(super) fn refuse(&self, error: CallError) -> Response<Body> {
+        self.tally.refused(error.outcome().1);
+        error.into_response()
+    }
+
+    async fn answer_one(self: &Arc<Self>, opening: &Opening, mut body: Incoming) -> Result<Reply, CallError> {
+        let frame = frame::read_request(&mut body, opening.intake()).await?;
         // What comes after the message is thrown away as it comes, and not kept until the call ends.
         drop(body);
-        let payload = frame.payload(encoding, limits.message_bytes).await?;
-        frame.grow(size::decoded(&payload))?;
+        match self.open(opening, frame).await? {
+            Opened::Asks(arrival) => {
+                let model = self.model(&arrival).await;
+                self.answer(arrival, model).await
+            }
+            Opened::Unparsable(call, refusal) => self.let_upstream_refuse(&call, refusal.into()).await,
+        }
+    }
+
+    /// Decodes a message that has just arrived, within its caller's budget.
+    pub(super) async fn open(&self, opening: &Opening, mut frame: Frame) -> Result<Opened, CallError> {
+        let arrived = Instant::now();
+        let (rpc, limit) = (opening.rpc, opening.live.config.limits.message_bytes);
+        let payload = frame.payload(opening.encoding, limit).await?;
+        frame.grow(rpc.decoded_bytes(&payload))?;
         let decoded = off_the_async_threads(payload.len(), {
             let payload = payload.clone();
-            move || Query::decode(&payload)
+            move || rpc.decode(&payload)
         });
         let decoded = decoded.await;
         if let Ok(message) = &decoded {
-            frame.grow(size::likenesses(message))?;
+            frame.grow(ROW * message.most_rows())?;
         }
-        let call = Call { live, head, frame: Arc::new(frame), caller, arrived, deadline };
+        let call = Call { opening: opening.clone(), frame: Arc::new(frame), arrived };
+        Ok(match decoded {
+            Ok(message) => Opened::Asks(Arrival { call, message, payload }),
+            Err(refusal) => Opened::Unparsable(call, refusal),
+        })
+    }
 
-        let message = match decoded {
-            Ok(message) => message,
-            Err(refusal) => return self.let_upstream_refuse(&call, refusal.into()).await,
-        };
-        let model = match call.live.models.of(&message.model_name).await {
+    /// The model that a message asks.
+    pub(super) async fn model(&self, arrival: &Arrival) -> Result<Arc<Model>, Unknown> {
+        arrival.call.live.models.of(&arrival.message.asks()).await
+    }
+
+    /// Answers one message, whichever way it came.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        model: Result<Arc<Model>, Unknown>,
+    ) -> Result<Reply, CallError> {
+        let answer = AssertUnwindSafe(self.judge_and_answer(arrival, model)).catch_unwind();
+        // Nothing that a panicking call held is used again: claims are given up as they are dropped.
+        answer.await.unwrap_or(Err(CallError::Panicked))
+    }
+
+    async fn judge_and_answer(
+        self: &Arc<Self>,
+        arrival: Arrival,
+        model: Result<Arc<Model>, Unknown>,
+    ) -> Result<Reply, CallError> {
+        let Arrival { call, message, payload } = arrival;
+        let model = match model {
             Ok(model) => model,
             Err(Unknown::Upstream(error)) => return Err(error.into()),
             Err(Unknown::Refused) => {
-                let unknown = format!("Request for unknown model: '{}' is not found", message.model_name);
+                let unknown = format!("Request for unknown model: '{}' is not found", message.asks().name);
                 return self.let_upstream_refuse(&call, Refusal::Malformed(unknown).into()).await;
             }
         };
+        message.must_not_harm(&model.signature)?;
         match model.treatment {
             Treatment::Enforce | Treatment::Observe => {}
-            Treatment::Misconfigured => return Err(CallError::Misconfigured(message.model_name)),
+            Treatment::Misconfigured => return Err(CallError::Misconfigured(model.name.to_string())),
             Treatment::Pass => {
                 self.tally.passed();
                 return self.forward_unread(&call).await;
             }
         }
-        let asked = match self.read(message, payload, &model).await {
+        let asked = match self.read(&call, message, payload, &model).await? {
             Ok(asked) => asked,
             Err(refusal) => return self.unread(&call, &model, refusal).await,
         };
-        let judged = self.judge(&call, &asked, 0..asked.query.rows).await;
-        self.tell(&call, &asked, &judged);
+        let judged = self.judge_all(&call, &asked).await;
         if model.treatment == Treatment::Observe || call.caller.shared {
             if call.caller.shared {
                 call.live.warn_of_shared_callers();
@@ -174,50 +208,108 @@ impl<S: Store> Predictor<S> {
         self.enforce(&call, &asked, judged).await
     }
 
+    /// Judges a message that is then forwarded whatever the ruling, by somebody else, and whose answer is not seen: its likeness
+    /// is left behind, and the operator told. An error where it must not be forwarded.
+    pub(super) async fn watch(&self, arrival: Arrival, model: &Arc<Model>) -> Result<(), Refusal> {
+        let Arrival { call, message, payload } = arrival;
+        message.must_not_harm(&model.signature)?;
+        if model.treatment != Treatment::Observe {
+            self.tally.passed();
+            return Ok(());
+        }
+        let Ok(Ok(asked)) = self.read(&call, message, payload, model).await else {
+            self.tally.unreadable();
+            return Ok(());
+        };
+        let leads = leads(self.judge_all(&call, &asked).await);
+        self.tally.forwarded(asked.query.rows());
+        self.store.settle(leads.into_iter().map(|(_, lead)| (lead, Outcome::Unkept)).collect()).await;
+        Ok(())
+    }
+
     /// Every row's likeness and view; long work leaves the async threads here.
     async fn read(
         &self,
-        message: pb::ModelInferRequest,
+        call: &Call,
+        message: Box<dyn Decoded>,
         payload: Bytes,
         model: &Arc<Model>,
-    ) -> Result<Asked, Refusal> {
+    ) -> Result<Result<Asked, Refusal>, CallError> {
+        let length = payload.len();
+        let read = off_the_async_threads(length, {
+            let model = Arc::clone(model);
+            move || message.read(payload, &model.signature, model.how())
+        });
+        let query = match read.await {
+            Ok(query) => query,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let decoding = query.decode_bytes();
+        // Out of the caller's budget first: who waits for a decoder with large pictures is soon out of it, and others are not
+        // behind a long queue of one caller's.
+        let _in_budget = match decoding {
+            0 => None,
+            bytes => {
+                let budget = call.live.bytes.take(call.caller.digest.0, bytes);
+                Some(budget.ok_or(FrameError::NoBudget)?)
+            }
+        };
+        let _decoder = match decoding {
+            0 => None,
+            _ => Some(self.decoders.acquire().await.expect("the semaphore is never closed")),
+        };
         let (model, key) = (Arc::clone(model), self.key);
-        off_the_async_threads(payload.len(), move || {
-            let chosen = model.settings.image_input.as_deref();
-            let query = Query::read(message, payload, &model.signature, chosen)?;
-            let likenesses = likenesses(&query, &model, model.reading())?;
+        let forgiving = model.settings.on_unreadable == OnUnreadable::Forward;
+        let work = move || {
+            let likenesses = likenesses(&*query, &model, forgiving)?;
             let other_inputs = query.other_inputs(&key);
-            Ok(Asked { query: Arc::new(query), model, likenesses, other_inputs })
-        })
-        .await
+            Ok(Asked { query, model, likenesses, other_inputs })
+        };
+        Ok(off_the_async_threads(if decoding > 0 { usize::MAX } else { length }, work).await)
     }
 
-    async fn judge(&self, call: &Call, asked: &Asked, rows: std::ops::Range<usize>) -> Vec<Judged> {
+    /// Rulings for every row that could be read; the operator is told.
+    async fn judge_all(&self, call: &Call, asked: &Asked) -> Vec<(usize, Judged)> {
+        let rows: Vec<usize> = (0..asked.query.rows()).collect();
+        let judged = self.judge(call, asked, &rows).await;
+        self.tell(call, asked, &judged);
+        judged
+    }
+
+    /// Rulings for those of `rows` that could be read.
+    async fn judge(&self, call: &Call, asked: &Asked, rows: &[usize]) -> Vec<(usize, Judged)> {
         let model = &asked.model;
         let ignore = model.settings.ignore_extra_inputs;
-        let other_inputs =
-            if ignore { vec![0; rows.len()] } else { asked.other_inputs[rows.clone()].to_vec() };
+        let readable = |row: &usize| asked.likenesses[*row].as_ref().map(|likeness| (*row, likeness.clone()));
+        let (rows, likenesses): (Vec<usize>, Vec<Likeness>) = rows.iter().filter_map(readable).unzip();
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let other_inputs: Vec<u64> =
+            rows.iter().map(|&row| if ignore { 0 } else { asked.other_inputs[row] }).collect();
         let question = Question {
             session: SessionKey { caller: call.caller.digest, group: Arc::clone(&model.group) },
             verified: call.caller.is_verified(),
             view: View {
-                model: Arc::clone(&model.name),
-                version: model.signature.version_served(asked.query.version()).into(),
+                model: Arc::clone(&model.view),
+                version: model.version_served(asked.query.version()).into(),
                 form: asked.query.form(&self.key),
                 inputs: other_inputs[0],
             },
             other_inputs,
-            whole: !asked.query.splits && asked.query.rows > 1,
-            rows: asked.likenesses[rows].to_vec(),
+            whole: !asked.query.splits() && asked.query.rows() > 1,
+            rows: likenesses,
             judge: Arc::clone(&model.judge),
         };
-        if question.rows.len() <= MANY_ROWS {
-            return self.store.judge_and_claim(question).await;
-        }
-        let (store, runtime) = (Arc::clone(&self.store), Handle::current());
-        tokio::task::spawn_blocking(move || runtime.block_on(store.judge_and_claim(question)))
-            .await
-            .expect("judging checked likenesses does not panic, and the runtime outlives its calls")
+        let judged = if question.rows.len() <= MANY_ROWS {
+            self.store.judge_and_claim(question).await
+        } else {
+            let (store, runtime) = (Arc::clone(&self.store), Handle::current());
+            tokio::task::spawn_blocking(move || runtime.block_on(store.judge_and_claim(question)))
+                .await
+                .expect("judging checked likenesses does not panic, and the runtime outlives its calls")
+        };
+        rows.into_iter().zip(judged).collect()
     }
 
     /// Everything forwarded, nothing waited for; the store learns as it would under enforcement.
@@ -225,13 +317,9 @@ impl<S: Store> Predictor<S> {
         self: &Arc<Self>,
         call: &Call,
         asked: &Asked,
-        judged: Vec<Judged>,
-    ) -> Result<Response<Body>, CallError> {
-        let leads = judged.into_iter().enumerate().filter_map(|(row, judged)| match judged.claim {
-            Claim::Forward(lead) => Some((row, lead)),
-            Claim::Replay(_) | Claim::Refuse => None,
-        });
-        let fresh = self.forward(call, asked, None, leads.collect()).await?;
+        judged: Vec<(usize, Judged)>,
+    ) -> Result<Reply, CallError> {
+        let fresh = self.forward(call, asked, None, leads(judged)).await?;
         self.reply_fresh(call, asked, fresh)
     }
 
@@ -239,10 +327,10 @@ impl<S: Store> Predictor<S> {
         self: &Arc<Self>,
         call: &Call,
         asked: &Asked,
-        judged: Vec<Judged>,
-    ) -> Result<Response<Body>, CallError> {
+        judged: Vec<(usize, Judged)>,
+    ) -> Result<Reply, CallError> {
         let (mut leads, mut follows) = (Vec::new(), Vec::new());
-        for (row, judged) in judged.into_iter().enumerate() {
+        for (row, judged) in judged {
             match judged.claim {
                 Claim::Forward(lead) => leads.push((row, lead)),
                 Claim::Replay(follow) => follows.push((row, follow)),
@@ -258,18 +346,13 @@ impl<S: Store> Predictor<S> {
     }
 
     /// A call of which every row was forwarded: the upstream's own bytes, unless outputs must be cut.
-    fn reply_fresh(&self, call: &Call, asked: &Asked, fresh: Fresh) -> Result<Response<Body>, CallError> {
-        let Some(parsed) = fresh.parsed else { return Ok(fresh.reply.into_response()) };
+    fn reply_fresh(&self, call: &Call, asked: &Asked, fresh: Fresh) -> Result<Reply, CallError> {
+        let Some(told) = fresh.told else { return Ok(fresh.reply) };
         self.latencies.record(&stratum(asked), call.arrived.elapsed());
-        let wanted = asked.query.wanted();
-        if answer::is_cut(&parsed, &wanted) && fresh.re_encodes {
-            return Ok(fresh.reply.into_response());
-        }
-        let mut reply = parsed;
-        if !answer::cut(&mut reply, &wanted) {
-            return Err(answer::AnswerError::Differ("outputs").into());
-        }
-        Ok(self.template.reply(frame::encode(&reply)))
+        Ok(match told.reply? {
+            None => fresh.reply,
+            Some(reply) => self.template.reply(frame::wrap(&reply)),
+        })
     }
 
     /// A call of which some row was ruled a replay.
@@ -279,7 +362,7 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         leads: Vec<(usize, Lead)>,
         mut follows: Vec<(usize, Follow)>,
-    ) -> Result<Response<Body>, CallError> {
+    ) -> Result<Reply, CallError> {
         let caller = call.caller.digest.0;
         let query = &asked.query;
         let target = self.latencies.drawn(call.live.config.timing, &stratum(asked), dice());
@@ -294,21 +377,22 @@ impl<S: Store> Predictor<S> {
             self.tally.shadowed();
         }
 
-        let mut answers: Vec<Option<Answer>> = vec![None; asked.query.rows];
-        if shadow.is_some() || !leads.is_empty() {
-            let some = shadow.is_none().then(|| leads.iter().map(|(row, _)| *row).collect::<Vec<_>>());
-            let led: Vec<usize> = leads.iter().map(|(row, _)| *row).collect();
-            let fresh = self.forward(call, asked, some, leads).await;
-            let failed = match fresh {
-                Ok(Fresh { parsed: Some(_), rows: Some(rows), .. }) => {
-                    for row in led {
+        let mut answers: Vec<Option<Answer>> = vec![None; query.rows()];
+        // Every row that is not replayed: those that were claimed, and those that nobody could read.
+        let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
+        let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
+        if shadow.is_some() || !forwarded.is_empty() {
+            let some = shadow.is_none().then(|| forwarded.clone());
+            let failed = match self.forward(call, asked, some, leads).await {
+                Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
+                    for row in forwarded {
                         answers[row] = answer_of(&rows, row).cloned();
                     }
                     None
                 }
                 // An OK reply that cannot be taken apart holds fresh answers of rows that were ruled replays, or lacks them.
-                Ok(Fresh { parsed: Some(_), .. }) => Some(Err(answer::AnswerError::Differ("rows").into())),
-                Ok(fresh) => Some(Ok(fresh.reply.into_response())),
+                Ok(Fresh { told: Some(_), .. }) => Some(Err(AnswerError::Differ("rows").into())),
+                Ok(fresh) => Some(Ok(fresh.reply)),
                 Err(error) => Some(Err(error)),
             };
             if let Some(failed) = failed {
@@ -331,12 +415,11 @@ impl<S: Store> Predictor<S> {
             anchor_took = anchor_took.max(answer.took);
             answers[*row] = Some(answer);
         }
-        let reply = assemble(answers, query)?;
-        let response = self.template.reply(frame::encode(&reply));
+        let reply = self.template.reply(assemble(answers, asked)?);
         if shadow.is_none() {
             self.hold(call, target.unwrap_or(anchor_took)).await;
         }
-        Ok(response)
+        Ok(reply)
     }
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
@@ -357,12 +440,12 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         row: usize,
         follow: &mut Follow,
-    ) -> Result<Answer, Result<Response<Body>, CallError>> {
+    ) -> Result<Answer, Result<Reply, CallError>> {
         loop {
             if let Ok(answer) = follow.answer().await {
                 return Ok(answer);
             }
-            let Some(judged) = self.judge(call, asked, row..row + 1).await.pop() else {
+            let Some((_, judged)) = self.judge(call, asked, &[row]).await.pop() else {
                 return Err(Err(CallError::Overloaded));
             };
             match judged.claim {
@@ -371,10 +454,10 @@ impl<S: Store> Predictor<S> {
                 Claim::Forward(lead) => {
                     let fresh =
                         self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
-                    return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.parsed) {
+                    return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.told) {
                         (Some((_, answer)), _) => Ok(answer),
-                        (None, Some(_)) => Err(Err(answer::AnswerError::Differ("rows").into())),
-                        (None, None) => Err(Ok(fresh.reply.into_response())),
+                        (None, Some(_)) => Err(Err(AnswerError::Differ("rows").into())),
+                        (None, None) => Err(Ok(fresh.reply)),
                     };
                 }
             }
@@ -387,23 +470,22 @@ impl<S: Store> Predictor<S> {
     }
 
     /// A request whose picture cannot be had, by the model's settings.
-    async fn unread(
-        &self,
-        call: &Call,
-        model: &Model,
-        refusal: Refusal,
-    ) -> Result<Response<Body>, CallError> {
+    async fn unread(&self, call: &Call, model: &Model, refusal: Refusal) -> Result<Reply, CallError> {
+        if matches!(refusal, Refusal::Text) {
+            self.tally.passed();
+            return self.forward_unread(call).await;
+        }
         self.tally.unreadable();
         if let Refusal::Unreadable {
             why: Unreadable::RangeUnknown { least, most }, is_foreign: false, ..
         } = refusal
         {
-            let response = self.forward_unread(call).await?;
+            let reply = self.forward_unread(call).await?;
             // Only what the server takes for a picture of the model tells what its values mean.
-            if !response.headers().contains_key("grpc-status") {
+            if reply.is_ok() {
                 model.note_span(least, most);
             }
-            return Ok(response);
+            return Ok(reply);
         }
         if model.treatment == Treatment::Observe || call.caller.shared {
             return self.forward_unread(call).await;
@@ -413,7 +495,7 @@ impl<S: Store> Predictor<S> {
             Refusal::Malformed(_) | Refusal::Unreadable { is_foreign: true, .. } => {
                 self.let_upstream_refuse(call, refusal.into()).await
             }
-            Refusal::Dangerous(_) | Refusal::SharedMemory(_) => Err(refusal.into()),
+            Refusal::Dangerous(_) | Refusal::SharedMemory(_) | Refusal::Text => Err(refusal.into()),
             Refusal::Unreadable { .. } => match model.settings.on_unreadable {
                 OnUnreadable::Forward => self.forward_unread(call).await,
                 OnUnreadable::Reject => Err(refusal.into()),
@@ -422,13 +504,13 @@ impl<S: Store> Predictor<S> {
     }
 
     /// Tells the operator what was ruled: one event for a call of which some row was short-circuited or refused.
-    fn tell(&self, call: &Call, asked: &Asked, judged: &[Judged]) {
-        let count = |is: fn(&Claim) -> bool| judged.iter().filter(|row| is(&row.claim)).count();
+    fn tell(&self, call: &Call, asked: &Asked, judged: &[(usize, Judged)]) {
+        let count = |is: fn(&Claim) -> bool| judged.iter().filter(|(_, row)| is(&row.claim)).count();
         let replayed = count(|claim| matches!(claim, Claim::Replay(_)));
         let refused = count(|claim| matches!(claim, Claim::Refuse));
         let forwarded = judged.len() - replayed - refused;
         self.tally.judged(forwarded, replayed);
-        let first = judged.iter().find(|row| !matches!(row.claim, Claim::Forward(_)));
+        let first = judged.iter().map(|(_, row)| row).find(|row| !matches!(row.claim, Claim::Forward(_)));
         let Some(Judged { evidence: Evidence { reason, nearest, .. }, anchor, .. }) = first else {
             return;
         };
@@ -459,45 +541,48 @@ async fn off_the_async_threads<T: Send + 'static>(
     done.expect("reading a request does not panic, and the runtime outlives its calls")
 }
 
-/// What `peer` and `headers` say of who asks.
-fn facts<'a>(config: &Config, headers: &'a HeaderMap, peer: &'a Peer) -> Facts<'a> {
-    let values = |name: &HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Values::None,
-            (Some(value), None) => Values::One(value.as_bytes()),
-            _ => Values::Many,
-        }
+/// The rows that were claimed.
+fn leads(judged: Vec<(usize, Judged)>) -> Vec<(usize, Lead)> {
+    let lead = |(row, judged): (usize, Judged)| match judged.claim {
+        Claim::Forward(lead) => Some((row, lead)),
+        Claim::Replay(_) | Claim::Refuse => None,
     };
-    Facts {
-        certified: peer.certified.as_deref(),
-        address: peer.address,
-        metadata: config.caller.metadata.as_ref().map(values).unwrap_or_default(),
-        authorization: values(&http::header::AUTHORIZATION),
+    judged.into_iter().filter_map(lead).collect()
+}
+
+/// Each row's likeness. Where the operator forgives what cannot be read, such a row has none, as long as another can be read.
+fn likenesses(query: &dyn Query, model: &Model, forgiving: bool) -> Result<Vec<Option<Likeness>>, Refusal> {
+    let mut likenesses = Vec::with_capacity(query.rows());
+    let mut unread = None;
+    for row in 0..query.rows() {
+        let likeness = query.image(row).map(|image| model.judge.likeness(&image));
+        let is_forgiven = forgiving && matches!(likeness, Err(Refusal::Unreadable { is_foreign: false, .. }));
+        match likeness {
+            Ok(likeness) => likenesses.push(Some(likeness)),
+            Err(refusal) if is_forgiven => {
+                likenesses.push(None);
+                unread = Some(refusal);
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    match unread {
+        Some(refusal) if likenesses.iter().all(Option::is_none) => Err(refusal),
+        _ => Ok(likenesses),
     }
 }
 
-fn likenesses(query: &Query, model: &Model, reading: Reading) -> Result<Vec<Likeness>, Refusal> {
-    let image = |row| query.image(row, reading, &model.signature);
-    (0..query.rows).map(|row| Ok(model.judge.likeness(&image(row)?))).collect()
-}
-
-/// The rows' answers as the reply to `query`.
-fn assemble(answers: Vec<Option<Answer>>, query: &Query) -> Result<pb::ModelInferResponse, CallError> {
-    let rows = answers.into_iter().map(|answer| {
-        let answer = answer.ok_or(answer::AnswerError::Differ("number"))?;
-        answer::decode(answer.bytes)
-    });
-    let mut reply = answer::join(rows.collect::<Result<_, _>>()?)?;
-    if !answer::cut(&mut reply, &query.wanted()) {
-        return Err(answer::AnswerError::Differ("outputs").into());
-    }
-    Ok(reply)
+/// The rows' answers as the reply to what was asked.
+fn assemble(answers: Vec<Option<Answer>>, asked: &Asked) -> Result<Bytes, AnswerError> {
+    let rows = answers.into_iter().map(|answer| answer.map(|answer| answer.bytes));
+    let rows = rows.collect::<Option<Vec<_>>>().ok_or(AnswerError::Differ("number"))?;
+    let typed = asked.model.replies_typed(asked.query.is_typed());
+    Ok(frame::wrap(&asked.query.assemble(rows, typed)?))
 }
 
 fn stratum(asked: &Asked) -> Stratum {
-    let version = asked.model.signature.version_served(asked.query.version());
-    Stratum::new(Arc::clone(&asked.model.name), version, asked.query.rows as u32, asked.query.bytes())
+    let version = asked.model.version_served(asked.query.version());
+    Stratum::new(Arc::clone(&asked.model.view), version, asked.query.rows() as u32, asked.query.bytes())
 }
 
 /// A uniform number in 0..1 that no caller can predict.
@@ -506,65 +591,9 @@ fn dice() -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The moment at which the caller gives up, by its `grpc-timeout`; the last value counts, as in gRPC's own server.
-fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
-    let value: &HeaderValue = headers.get_all("grpc-timeout").iter().next_back()?;
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.trim().parse().ok().filter(|amount| *amount <= 99_999_999)?;
-    let timeout = match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    };
-    Instant::now().checked_add(timeout)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn left(values: &[&'static str]) -> Option<Duration> {
-        let name = HeaderName::from_static("grpc-timeout");
-        let mut headers = HeaderMap::new();
-        for value in values {
-            headers.append(&name, HeaderValue::from_static(value));
-        }
-        deadline_of(&headers).map(|deadline| deadline.duration_since(Instant::now()))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_deadline_is_read_in_every_unit() {
-        for (written, duration) in [
-            ("1H", Duration::from_hours(1)),
-            ("2M", Duration::from_mins(2)),
-            ("3S", Duration::from_secs(3)),
-            ("4m", Duration::from_millis(4)),
-            ("5u", Duration::from_micros(5)),
-            ("6n", Duration::from_nanos(6)),
-            ("0S", Duration::ZERO),
-            ("00000007S", Duration::from_secs(7)),
-            ("99999999m", Duration::from_millis(99_999_999)),
-        ] {
-            assert_eq!(left(&[written]), Some(duration), "{written}");
-        }
-        assert_eq!(left(&["1S", "2S"]), Some(Duration::from_secs(2)), "the last value counts");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_no_deadline_sets_none() {
-        for written in
-            ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"]
-        {
-            assert_eq!(left(&[written]), None, "{written:?}");
-        }
-        assert_eq!(left(&[]), None);
-        assert!(left(&["99999999H"]).is_none_or(|left| left > Duration::from_hours(1_000_000)));
-    }
 
     #[test]
     fn the_dice_stay_within_nought_and_one() {

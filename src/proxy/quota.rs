@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 /// A count that is taken from and given back; no caller can take more than its share.
 #[derive(Clone)]
 pub(super) struct Quota {
     used: Arc<Mutex<Used>>,
+    freed: Arc<Notify>,
     total: usize,
     share: usize,
 }
@@ -27,12 +30,26 @@ pub(super) struct Permit {
 impl Quota {
     /// A quota of `total` units, of which one caller may hold `share` at once.
     pub(super) fn new(total: usize, share: usize) -> Self {
-        Self { used: Arc::default(), total, share: share.min(total) }
+        Self { used: Arc::default(), freed: Arc::default(), total, share: share.min(total) }
     }
 
     /// Takes `amount` units for `caller`, or nothing where that would burst the total or the caller's share.
     pub(super) fn take(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
         self.charge(caller, amount).then(|| Permit { quota: self.clone(), caller, amount })
+    }
+
+    /// The same, waited for while others hold what is missing; nothing at once where `amount` is more than one caller may hold.
+    pub(super) async fn take_in_time(&self, caller: [u8; 16], amount: usize) -> Option<Permit> {
+        loop {
+            let freed = self.freed.notified();
+            if amount > self.share {
+                return None;
+            }
+            if let Some(permit) = self.take(caller, amount) {
+                return Some(permit);
+            }
+            freed.await;
+        }
     }
 
     fn charge(&self, caller: [u8; 16], amount: usize) -> bool {
@@ -72,6 +89,7 @@ impl Drop for Permit {
                 used.by_caller.remove(&self.caller);
             }
         }
+        self.quota.freed.notify_waiters();
     }
 }
 
@@ -81,6 +99,20 @@ mod tests {
 
     const ANNE: [u8; 16] = [1; 16];
     const BERT: [u8; 16] = [2; 16];
+
+    #[tokio::test]
+    async fn who_waits_gets_what_is_given_back_and_nobody_waits_for_what_cannot_be() {
+        let quota = Quota::new(10, 6);
+        assert!(quota.take_in_time(ANNE, 7).await.is_none());
+        let first = quota.take(ANNE, 4).unwrap();
+        let waiting = tokio::spawn({
+            let quota = quota.clone();
+            async move { quota.take_in_time(ANNE, 5).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(waiting.await.unwrap());
+    }
 
     #[test]
     fn a_caller_takes_its_share_and_no_more_and_gives_it_back() {

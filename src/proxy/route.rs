@@ -2,20 +2,21 @@
 
 use std::collections::BTreeSet;
 
+use super::stream::STREAM;
+use crate::protocol::Rpc;
+
 /// The inference service that Triton and every KServe v2 server share.
 pub(super) const INFERENCE: &str = "inference.GRPCInferenceService";
 
-/// The path of the call that is judged.
-pub(super) const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
+/// Calls whose message is judged.
+const JUDGED: [Rpc; 1] = [Rpc::Infer];
 
 /// Calls that tell nothing of what reached the model, by method name.
 const OPEN: [&str; 6] =
     ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig"];
 
-/// Known calls that stay closed until `rpc.allow` names them: they reach the model unjudged, count what reached it, or
-/// change the server.
-const CLOSED: [&str; 15] = [
-    "ModelStreamInfer",
+/// Known calls that stay closed until `rpc.allow` names them: they count what reached the model, or change the server.
+const CLOSED: [&str; 14] = [
     "ModelStatistics",
     "RepositoryIndex",
     "RepositoryModelLoad",
@@ -36,7 +37,9 @@ const CLOSED: [&str; 15] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     /// A question to a model: read and judged.
-    Predict,
+    Predict(Rpc),
+    /// A stream of such questions.
+    Stream,
     /// Let through byte for byte.
     Pass,
     /// `grpc.health.v1`: answered by us.
@@ -66,8 +69,11 @@ impl Routes {
 
     /// The route of `path`, which must be exactly `/package.Service/Method`.
     pub(super) fn of(&self, path: &str) -> Route {
-        if path == MODEL_INFER {
-            return Route::Predict;
+        if let Some(rpc) = JUDGED.into_iter().find(|rpc| rpc.path() == path) {
+            return Route::Predict(rpc);
+        }
+        if path == STREAM {
+            return Route::Stream;
         }
         if self.allowed.contains(path) {
             return Route::Pass;
@@ -89,10 +95,10 @@ mod tests {
     fn only_exact_paths_of_the_allow_list_get_through() {
         let routes = Routes::new([]);
         for (path, route) in [
-            ("/inference.GRPCInferenceService/ModelInfer", Route::Predict),
+            ("/inference.GRPCInferenceService/ModelInfer", Route::Predict(Rpc::Infer)),
             ("/inference.GRPCInferenceService/ModelConfig", Route::Pass),
             ("/inference.GRPCInferenceService/ServerLive", Route::Pass),
-            ("/inference.GRPCInferenceService/ModelStreamInfer", Route::Closed),
+            ("/inference.GRPCInferenceService/ModelStreamInfer", Route::Stream),
             ("/inference.GRPCInferenceService/ModelStatistics", Route::Closed),
             ("/inference.GRPCInferenceService/RepositoryModelLoad", Route::Closed),
             ("/grpc.health.v1.Health/Check", Route::Health),
@@ -112,12 +118,12 @@ mod tests {
 
     #[test]
     fn the_operator_opens_what_it_names_but_cannot_unjudge_a_prediction() {
-        let routes = Routes::new(
-            ["inference.GRPCInferenceService/ModelStatistics", "my.Own/Call", MODEL_INFER].map(String::from),
-        );
+        let judged = Rpc::Infer.path();
+        let opened = ["inference.GRPCInferenceService/ModelStatistics", "my.Own/Call", judged];
+        let routes = Routes::new(opened.map(String::from));
         assert_eq!(routes.of("/inference.GRPCInferenceService/ModelStatistics"), Route::Pass);
         assert_eq!(routes.of("/my.Own/Call"), Route::Pass);
-        assert_eq!(routes.of(MODEL_INFER), Route::Predict);
+        assert_eq!(routes.of(judged), Route::Predict(Rpc::Infer));
         assert_eq!(routes.of("/inference.GRPCInferenceService/TraceSetting"), Route::Closed);
     }
 }

@@ -1,7 +1,7 @@
 //! The one place where an error becomes a gRPC status, a metric label and a side to blame.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tonic::Code;
 
@@ -9,7 +9,7 @@ use super::body::{self, Body};
 use super::frame::{FrameError, InflateError};
 use super::upstream::UpstreamError;
 use crate::protocol::answer::AnswerError;
-use crate::protocol::triton::Refusal;
+use crate::protocol::query::Refusal;
 use crate::session::CallerError;
 
 /// Everything that ends a call without a reply of the model server's.
@@ -71,6 +71,16 @@ fn written(message: &str) -> HeaderValue {
     HeaderValue::try_from(text).expect("escaped text is visible ASCII and spaces")
 }
 
+/// A status as gRPC writes it; an empty message is left out.
+pub(super) fn status(code: Code, message: &str) -> HeaderMap {
+    let mut status = HeaderMap::new();
+    status.insert("grpc-status", HeaderValue::from(code as i32));
+    if !message.is_empty() {
+        status.insert("grpc-message", written(message));
+    }
+    status
+}
+
 /// Who is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -109,7 +119,9 @@ impl CallError {
             Self::Refused(Refusal::Malformed(_)) => (Code::InvalidArgument, "malformed", Side::Caller),
             Self::Refused(Refusal::Dangerous(_)) => (Code::InvalidArgument, "dangerous_shape", Side::Caller),
             Self::Refused(Refusal::SharedMemory(_)) => (Code::NotFound, "shared_memory", Side::Caller),
-            Self::Refused(Refusal::Unreadable { .. }) => (Code::InvalidArgument, "unreadable", Side::Caller),
+            Self::Refused(Refusal::Unreadable { .. } | Refusal::Text) => {
+                (Code::InvalidArgument, "unreadable", Side::Caller)
+            }
             Self::Suspected => (Code::ResourceExhausted, "suspected", Side::Caller),
             Self::Overloaded => (Code::ResourceExhausted, "overloaded", Side::Ours),
             Self::Deadline => (Code::DeadlineExceeded, "deadline", Side::Caller),
@@ -126,30 +138,33 @@ impl CallError {
 
     /// What the caller is told; like the model server's own errors it is all trailers.
     pub(super) fn into_response(self) -> Response<Body> {
+        let is_unknown_encoding = matches!(self, Self::Encoding);
+        let mut response = Response::new(body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.extend(self.into_trailers());
+        if is_unknown_encoding {
+            headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity, deflate, gzip"));
+        }
+        response
+    }
+
+    /// The status and its message, as they stand behind a stream's replies.
+    pub(super) fn into_trailers(self) -> HeaderMap {
         let (code, label, side) = self.outcome();
         tracing::debug!(error = %self, label, ?side, "call refused");
-        let message = match self {
+        status(code, &self.message())
+    }
+
+    /// What the caller is told in words.
+    pub(super) fn message(&self) -> String {
+        match self {
             // The server says nothing about methods that it does not know.
             Self::Unknown => String::new(),
             // Which address and which socket error is the operator's business.
             Self::Upstream(UpstreamError::Down(_)) => "failed to connect to the model server".to_owned(),
             Self::Upstream(_) => "the call to the model server broke".to_owned(),
             other => other.to_string(),
-        };
-        let mut response = Response::new(body::empty());
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(code as i32));
-        if !message.is_empty() {
-            headers.insert("grpc-message", written(&message));
         }
-        response
-    }
-
-    /// The encodings that we open, for a caller that used another.
-    pub(super) fn accept_encoding(response: &mut Response<Body>) {
-        response
-            .headers_mut()
-            .insert("grpc-accept-encoding", http::HeaderValue::from_static("identity, deflate, gzip"));
     }
 }

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::sync::Arc;
 
-use super::body::{self, Body};
+use super::frame::Frame;
 use super::upstream::Reply;
 
 /// Headers and trailers that the upstream's OK replies to Predict calls have in common, as far as the last two show. What varies
@@ -66,16 +66,27 @@ impl Template {
         }));
     }
 
+    /// The headers of an OK reply.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = self.latest.load().headers.clone();
+        headers.remove(CONTENT_LENGTH);
+        headers
+    }
+
     /// An OK reply with `frame` as its message.
-    pub(super) fn reply(&self, frame: Bytes) -> Response<Body> {
+    pub(super) fn reply(&self, frame: Bytes) -> Reply {
         let latest = self.latest.load();
         let mut headers = latest.headers.clone();
         if headers.contains_key(CONTENT_LENGTH) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(frame.len()));
         }
-        let mut response = Response::new(body::message(frame, Some(latest.trailers.clone())));
-        *response.headers_mut() = headers;
-        response
+        Reply {
+            headers,
+            frame: Some(Frame::plain(frame)),
+            trailers: latest.trailers.clone(),
+            status: StatusCode::OK,
+            of_model: true,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,11 +12,13 @@ use http::{HeaderMap, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use percent_encoding::percent_decode;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tonic::Code;
 
 use super::body::{self, Body, BoxError};
 use super::frame;
@@ -98,6 +100,8 @@ pub(super) struct Upstream {
     connector: Arc<Connector>,
     lanes: Vec<Lane>,
     next: AtomicUsize,
+    /// The upstream is known to have the streaming call.
+    streams: AtomicBool,
 }
 
 impl Connector {
@@ -313,6 +317,8 @@ pub(super) struct Reply {
     pub trailers: HeaderMap,
     /// The HTTP status.
     pub status: http::StatusCode,
+    /// Whether the model itself was asked, as far as its signature shows, so that an error is its own.
+    pub of_model: bool,
 }
 
 impl Reply {
@@ -321,6 +327,20 @@ impl Reply {
         self.status == http::StatusCode::OK
             && self.frame.is_some()
             && self.trailers.get("grpc-status").is_some_and(|status| status == "0")
+    }
+
+    /// The gRPC status; UNKNOWN where the reply has none.
+    pub(super) fn code(&self) -> Code {
+        let status = self.trailers.get("grpc-status").or_else(|| self.headers.get("grpc-status"));
+        status.map_or(Code::Unknown, |status| Code::from_bytes(status.as_bytes()))
+    }
+
+    /// What an error says; empty where it says nothing.
+    pub(super) fn message(&self) -> String {
+        let message = self.trailers.get("grpc-message").or_else(|| self.headers.get("grpc-message"));
+        let message =
+            message.map(|message| percent_decode(message.as_bytes()).decode_utf8_lossy().into_owned());
+        message.unwrap_or_default()
     }
 
     /// The same reply with its message uncompressed, so that forwarded and replayed replies are written alike.
@@ -348,6 +368,14 @@ impl Reply {
         self.frame.as_ref().map(|frame| frame.bytes.slice(frame::PREFIX..)).unwrap_or_default()
     }
 
+    /// The status of an error alone.
+    pub(super) fn into_status(self) -> HeaderMap {
+        let of_headers = ["grpc-status", "grpc-message"]
+            .into_iter()
+            .filter_map(|name| Some((http::HeaderName::from_static(name), self.headers.get(name)?.clone())));
+        if self.trailers.is_empty() { of_headers.collect() } else { self.trailers.clone() }
+    }
+
     /// The reply as it goes on to the caller.
     pub(super) fn into_response(self) -> Response<Body> {
         let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
@@ -368,7 +396,7 @@ impl Upstream {
     pub(super) fn open(connector: Connector) -> Self {
         let connector = Arc::new(connector);
         let lanes = (0..SHARED_LANES).map(|_| Lane::open(Arc::clone(&connector))).collect();
-        Self { connector, lanes, next: AtomicUsize::new(0) }
+        Self { connector, lanes, next: AtomicUsize::new(0), streams: AtomicBool::new(false) }
     }
 
     /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
@@ -385,19 +413,56 @@ impl Upstream {
         let (head, mut body) = self.lane().send_again(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
-            return Ok(Reply { headers: head.headers, frame: None, trailers, status: head.status });
+            return Ok(Reply {
+                headers: head.headers,
+                frame: None,
+                trailers,
+                status: head.status,
+                of_model: false,
+            });
         }
         match frame::read_reply(&mut body, limit).await {
             Ok(mut frame) => {
                 let trailers = frame.trailers.take().unwrap_or_default();
-                Ok(Reply { headers: head.headers, frame: Some(frame), trailers, status: head.status })
+                Ok(Reply {
+                    headers: head.headers,
+                    frame: Some(frame),
+                    trailers,
+                    status: head.status,
+                    of_model: false,
+                })
             }
-            Err(frame::FrameError::Nothing(trailers)) => {
-                Ok(Reply { headers: head.headers, frame: None, trailers, status: head.status })
-            }
+            Err(frame::FrameError::Nothing(trailers)) => Ok(Reply {
+                headers: head.headers,
+                frame: None,
+                trailers,
+                status: head.status,
+                of_model: false,
+            }),
             Err(frame::FrameError::Broken(error)) => Err(UpstreamError::Broken(error.to_string().into())),
             Err(error) => Err(UpstreamError::Reply(error.to_string().into())),
         }
+    }
+
+    /// What the upstream says of a streaming call, where it has no such call: opened once without a message to find out.
+    pub(super) async fn without_streams(&self, path: &'static str) -> Result<Option<Reply>, UpstreamError> {
+        if self.streams.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let request = || {
+            Request::post(path)
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(body::empty())
+                .expect("a static path and static headers make a request")
+        };
+        let reply = tokio::time::timeout(CONNECT, self.call(request, OWN_REPLY)).await;
+        match reply {
+            Ok(reply) => Ok(Some(reply?).filter(|reply| reply.code() == Code::Unimplemented)),
+            // One that says nothing before it is asked something has it.
+            Err(_) => Ok(None),
+        }
+        .inspect(|refusal| self.streams.store(refusal.is_none(), Ordering::Relaxed))
     }
 
     fn lane(&self) -> &Lane {

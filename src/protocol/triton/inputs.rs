@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{MOST_ROWS, Refusal};
+use super::answer::skip_elements;
+use super::contents;
 use crate::protocol::pb;
+use crate::protocol::query::{MOST_ROWS, Refusal};
 use crate::protocol::signature::Batching;
 use crate::protocol::tensor::Datatype;
 
@@ -39,6 +41,49 @@ pub(super) fn no_overflow(shape: &[i64], name: &str, model: &str) -> Result<(), 
         None => Err(Refusal::Dangerous(format!(
             "the element count of input '{name}' for model '{model}' overflows, got shape {shape:?}"
         ))),
+    }
+}
+
+/// One input, its elements as raw little-endian bytes, whichever way they travelled.
+pub(super) struct Input {
+    pub(super) datatype: Datatype,
+    /// Dimensions of one row.
+    pub(super) dims: Vec<i64>,
+    /// Elements of all rows.
+    pub(super) data: Bytes,
+    pub(super) batched: bool,
+    /// Where each row of BYTES elements begins, and where the last ends; empty for elements of one size. An input that is not
+    /// batched is one row.
+    starts: Vec<usize>,
+}
+
+impl Input {
+    /// None where BYTES elements are cut off or too many.
+    pub(super) fn new(datatype: Datatype, shape: Shape, data: Bytes, batched: bool) -> Option<Self> {
+        let Shape { rows, dims, .. } = shape;
+        let mut starts = Vec::new();
+        if datatype == Datatype::Bytes {
+            let elements = dims.iter().product::<i64>() as usize;
+            starts.push(0);
+            for row in 0..rows {
+                starts.push(skip_elements(&data, starts[row], elements)?);
+            }
+            if starts[rows] != data.len() {
+                return None;
+            }
+        }
+        Some(Self { datatype, dims, data, batched, starts })
+    }
+
+    /// The bytes of one of the `rows` rows of a batched input.
+    pub(super) fn row(&self, row: usize, rows: usize) -> &[u8] {
+        match self.starts.get(row..row + 2) {
+            Some(bounds) => &self.data[bounds[0]..bounds[1]],
+            None => {
+                let length = self.data.len() / rows;
+                &self.data[row * length..(row + 1) * length]
+            }
+        }
     }
 }
 
@@ -95,7 +140,7 @@ impl Shape {
         datatype: Datatype,
         found: usize,
         name: &str,
-        model: &str,
+        (model, id): (&str, &str),
     ) -> Result<(), Refusal> {
         let Some(size) = datatype.size() else { return Ok(()) };
         let expected = self.elements * size as u64;
@@ -103,27 +148,27 @@ impl Shape {
             return Ok(());
         }
         Err(Refusal::Malformed(format!(
-            "[request id: <id_unknown>] input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {found}"
+            "[request id: {id}] input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {found}"
         )))
     }
 }
 
-/// Typed elements as raw bytes. Integers keep their least significant bytes, as in Triton: 261 for UINT8 is 5.
+/// Typed elements as raw bytes; elements of another type are refused, as the server refuses them.
 pub(super) fn typed(
-    contents: &pb::InferTensorContents,
+    elements: &pb::InferTensorContents,
     datatype: Datatype,
     name: &str,
     model: &str,
 ) -> Result<Bytes, Refusal> {
     let filled = [
-        (!contents.bool_contents.is_empty(), "BOOL"),
-        (!contents.int_contents.is_empty(), "INT32"),
-        (!contents.int64_contents.is_empty(), "INT64"),
-        (!contents.uint_contents.is_empty(), "UINT32"),
-        (!contents.uint64_contents.is_empty(), "UINT64"),
-        (!contents.fp32_contents.is_empty(), "FP32"),
-        (!contents.fp64_contents.is_empty(), "FP64"),
-        (!contents.bytes_contents.is_empty(), "BYTES"),
+        (!elements.bool_contents.is_empty(), "BOOL"),
+        (!elements.int_contents.is_empty(), "INT32"),
+        (!elements.int64_contents.is_empty(), "INT64"),
+        (!elements.uint_contents.is_empty(), "UINT32"),
+        (!elements.uint64_contents.is_empty(), "UINT64"),
+        (!elements.fp32_contents.is_empty(), "FP32"),
+        (!elements.fp64_contents.is_empty(), "FP64"),
+        (!elements.bytes_contents.is_empty(), "BYTES"),
     ];
     let own = match datatype {
         Datatype::Bool => "BOOL",
@@ -141,28 +186,5 @@ pub(super) fn typed(
             "unexpected explicit tensor data for input tensor '{name}' for model '{model}' of type '{foreign}', expected datatype '{datatype:?}'"
         )));
     }
-    let mut data = Vec::new();
-    match datatype {
-        Datatype::Bool => data.extend(contents.bool_contents.iter().map(|&value| u8::from(value))),
-        Datatype::Uint8 => data.extend(contents.uint_contents.iter().map(|&value| value as u8)),
-        Datatype::Uint16 => {
-            data.extend(contents.uint_contents.iter().flat_map(|&v| (v as u16).to_le_bytes()));
-        }
-        Datatype::Uint32 => data.extend(contents.uint_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Uint64 => data.extend(contents.uint64_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Int8 => data.extend(contents.int_contents.iter().map(|&value| value as u8)),
-        Datatype::Int16 => data.extend(contents.int_contents.iter().flat_map(|&v| (v as u16).to_le_bytes())),
-        Datatype::Int32 => data.extend(contents.int_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Int64 => data.extend(contents.int64_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Fp32 => data.extend(contents.fp32_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Fp64 => data.extend(contents.fp64_contents.iter().flat_map(|v| v.to_le_bytes())),
-        Datatype::Bytes => {
-            for element in &contents.bytes_contents {
-                data.extend((element.len() as u32).to_le_bytes());
-                data.extend_from_slice(element);
-            }
-        }
-        Datatype::Fp16 | Datatype::Bf16 => {}
-    }
-    Ok(data.into())
+    Ok(contents::to_raw(elements, datatype))
 }

@@ -86,8 +86,8 @@ fn a_request_without_its_outputs_keeps_every_other_byte() {
             }
         }
         let whole = Bytes::from(whole);
-        assert!(Query::decode(&whole).is_ok(), "seed {seed}: what is cut was decoded before");
-        assert_eq!(without_outputs(&whole), expected, "seed {seed}");
+        assert!(decode(&whole).is_ok(), "seed {seed}: what is cut was decoded before");
+        assert_eq!(wire::without(&whole, OUTPUTS), expected, "seed {seed}");
     }
 }
 
@@ -124,16 +124,21 @@ fn request(rows: i64) -> pb::ModelInferRequest {
     }
 }
 
-fn read(message: pb::ModelInferRequest) -> Result<Query, Refusal> {
+fn read(message: pb::ModelInferRequest) -> Result<InferQuery, Refusal> {
     let payload = Bytes::from(message.encode_to_vec());
-    Query::read(message, payload, &signature(), None)
+    let reading = tensor::Reading { layout: None, bgr: false, range: None };
+    InferQuery::read(message, payload, &signature(), How { image_input: None, reading })
+}
+
+fn decoded(payload: &[u8]) -> pb::ModelInferRequest {
+    pb::ModelInferRequest::decode(payload).unwrap()
 }
 
 #[test]
 fn the_request_for_some_rows_holds_those_rows() {
     let query = read(request(4)).unwrap();
     for rows in [&[0][..], &[3], &[1, 2], &[0, 1, 2, 3]] {
-        let message = query.for_rows(rows);
+        let message = decoded(&query.for_rows(rows, &signature()));
         assert_eq!(message.inputs[0].shape, [rows.len() as i64, 2, 2, 3]);
         let expected: Vec<u8> = rows.iter().flat_map(|&row| row as u8 * 12..row as u8 * 12 + 12).collect();
         assert_eq!(message.raw_input_contents, [expected]);
@@ -151,7 +156,7 @@ fn a_request_that_names_outputs_is_sent_without_their_names() {
     };
     assert_eq!(read(request(1)).unwrap().for_all_rows(&signature()), None);
     let sent = named("scores").for_all_rows(&signature()).unwrap();
-    assert_eq!(Query::decode(&sent).unwrap(), request(1));
+    assert_eq!(decoded(&sent), request(1));
     assert_eq!(named("unknown").for_all_rows(&signature()), None, "the server refuses it in its own words");
 }
 
@@ -198,6 +203,73 @@ fn typed_values_keep_their_least_significant_bytes() {
     let uint_contents = (0..12).map(|value| 256 + value).collect();
     message.inputs[0].contents = Some(pb::InferTensorContents { uint_contents, ..Default::default() });
     let query = read(message).unwrap();
-    let reading = Reading { layout: None, bgr: false, range: None };
-    assert_eq!(query.image(0, reading, &signature()).unwrap().rgb(), (0..12u8).collect::<Vec<_>>());
+    assert_eq!(query.image(0).unwrap().rgb(), (0..12u8).collect::<Vec<_>>());
+}
+
+/// A request for `classes` of the model's only output.
+fn classified(classes: i64) -> pb::ModelInferRequest {
+    let mut message = request(2);
+    let parameter = pb::InferParameter {
+        parameter_choice: Some(pb::infer_parameter::ParameterChoice::Int64Param(classes)),
+    };
+    message.outputs.push(pb::model_infer_request::InferRequestedOutputTensor {
+        name: "scores".into(),
+        parameters: [("classification".to_owned(), parameter)].into(),
+    });
+    message
+}
+
+/// The server's reply to two rows of `classes` classes each.
+fn classes(classes: usize) -> pb::ModelInferResponse {
+    let element = |row: usize, class: usize| {
+        let text = format!("0.{row}:{class}:{}", "x".repeat(class));
+        [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+    };
+    let data: Vec<u8> =
+        (0..2).flat_map(|row| (0..classes).flat_map(move |class| element(row, class))).collect();
+    pb::ModelInferResponse {
+        model_name: "clf".into(),
+        model_version: "1".into(),
+        outputs: vec![pb::model_infer_response::InferOutputTensor {
+            name: "scores".into(),
+            datatype: "BYTES".into(),
+            shape: vec![2, classes as i64],
+            ..Default::default()
+        }],
+        raw_output_contents: vec![data.into()],
+        ..Default::default()
+    }
+}
+
+#[test]
+fn all_classes_are_asked_for_and_as_many_given_as_were_wanted() {
+    let key = [7; 32];
+    let all = Bytes::from(classes(10).encode_to_vec());
+    let plain = read(request(2)).unwrap();
+    for wanted in [1, 3, 10, 99] {
+        let query = read(classified(wanted)).unwrap();
+        let sent = decoded(&query.for_all_rows(&signature()).unwrap());
+        assert_eq!(sent.outputs, classified(i64::from(i32::MAX)).outputs);
+        assert_eq!(decoded(&query.for_rows(&[1], &signature())).outputs, sent.outputs);
+        let told = query.told(all.clone(), 2).unwrap();
+        let expected = Bytes::from(classes(wanted.min(10) as usize).encode_to_vec());
+        assert_eq!(told.reply.unwrap().unwrap_or(all.clone()), expected);
+        assert_eq!(query.assemble(told.rows.unwrap(), Some(false)).unwrap(), expected);
+        assert_eq!(query.form(&key), read(classified(1)).unwrap().form(&key));
+        assert_ne!(query.form(&key), plain.form(&key));
+        assert!(query.is_accepted_by(&signature()));
+    }
+}
+
+#[test]
+fn a_number_of_classes_that_the_server_reads_otherwise_is_left_to_it() {
+    for odd in [0, -1, 1 << 32, 1 << 40] {
+        let query = read(classified(odd)).unwrap();
+        assert_eq!(query.for_all_rows(&signature()), None, "{odd}");
+        assert_eq!(decoded(&query.for_rows(&[0], &signature())).outputs, classified(odd).outputs);
+        assert!(!query.is_accepted_by(&signature()));
+    }
+    let mut differing = classified(1);
+    differing.outputs.extend(classified(2).outputs);
+    assert!(!read(differing).unwrap().is_accepted_by(&signature()));
 }

@@ -1,0 +1,144 @@
+//! One call whose request has arrived: who asks, under which settings, until when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use super::frame::{Encoding, Frame, Intake};
+use super::listen::Peer;
+use super::live::Live;
+use super::status::CallError;
+use crate::config::Config;
+use crate::protocol::Rpc;
+use crate::session::{Caller, Facts, Values};
+
+/// What is known of a call before its message is read, and, on a stream, what its messages share.
+#[derive(Clone)]
+pub(super) struct Opening {
+    pub(super) live: Arc<Live>,
+    pub(super) rpc: Rpc,
+    pub(super) head: Arc<Parts>,
+    pub(super) encoding: Encoding,
+    pub(super) caller: Caller,
+    /// When the head came.
+    pub(super) began: Instant,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// A message that asks a model, and all that its call says besides.
+pub(super) struct Call {
+    pub(super) opening: Opening,
+    pub(super) frame: Arc<Frame>,
+    /// When the message was whole.
+    pub(super) arrived: Instant,
+}
+
+impl std::ops::Deref for Call {
+    type Target = Opening;
+
+    fn deref(&self) -> &Opening {
+        &self.opening
+    }
+}
+
+impl Opening {
+    /// Identifies the caller; refuses an identity that comes twice and an encoding that we do not open.
+    pub(super) fn new(live: Arc<Live>, rpc: Rpc, head: Parts, peer: &Peer) -> Result<Self, CallError> {
+        let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
+        let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
+        let deadline = deadline_of(&head.headers);
+        Ok(Self { live, rpc, head: Arc::new(head), encoding, caller, began: Instant::now(), deadline })
+    }
+
+    /// The bounds within which one message is read, out of this caller's budget.
+    pub(super) fn intake(&self) -> Intake<'_> {
+        let limits = &self.live.config.limits;
+        Intake {
+            limit: limits.message_bytes,
+            within: limits.read_within,
+            budget: Some((&self.live.bytes, self.caller.digest.0)),
+        }
+    }
+}
+
+/// What `peer` and `headers` say of who asks.
+fn facts<'a>(config: &Config, headers: &'a HeaderMap, peer: &'a Peer) -> Facts<'a> {
+    let values = |name: &HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Values::None,
+            (Some(value), None) => Values::One(value.as_bytes()),
+            _ => Values::Many,
+        }
+    };
+    Facts {
+        certified: peer.certified.as_deref(),
+        address: peer.address,
+        metadata: config.caller.metadata.as_ref().map(values).unwrap_or_default(),
+        authorization: values(&http::header::AUTHORIZATION),
+    }
+}
+
+/// The moment at which the caller gives up, by its `grpc-timeout`; the last value counts, as in gRPC's own server.
+pub(super) fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let value: &HeaderValue = headers.get_all("grpc-timeout").iter().next_back()?;
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u64 = digits.trim().parse().ok().filter(|amount| *amount <= 99_999_999)?;
+    let timeout = match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    };
+    Instant::now().checked_add(timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(values: &[&'static str]) -> Option<Duration> {
+        let name = HeaderName::from_static("grpc-timeout");
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(&name, HeaderValue::from_static(value));
+        }
+        deadline_of(&headers).map(|deadline| deadline.duration_since(Instant::now()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_read_in_every_unit() {
+        for (written, duration) in [
+            ("1H", Duration::from_hours(1)),
+            ("2M", Duration::from_mins(2)),
+            ("3S", Duration::from_secs(3)),
+            ("4m", Duration::from_millis(4)),
+            ("5u", Duration::from_micros(5)),
+            ("6n", Duration::from_nanos(6)),
+            ("0S", Duration::ZERO),
+            ("00000007S", Duration::from_secs(7)),
+            ("99999999m", Duration::from_millis(99_999_999)),
+        ] {
+            assert_eq!(left(&[written]), Some(duration), "{written}");
+        }
+        assert_eq!(left(&["1S", "2S"]), Some(Duration::from_secs(2)), "the last value counts");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_deadline_sets_none() {
+        for written in
+            ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"]
+        {
+            assert_eq!(left(&[written]), None, "{written:?}");
+        }
+        assert_eq!(left(&[]), None);
+        assert!(left(&["99999999H"]).is_none_or(|left| left > Duration::from_hours(1_000_000)));
+    }
+}
