@@ -1,13 +1,15 @@
 """The light stand-in reads tensors as TensorFlow does: its rules, on which the ordinary tests rest, are TensorFlow's own."""
 
 import numpy as np
+import numpy_models
 import pytest
 import tensor_protos
 import tensorflow as tf
 from malformed import CASES
+from numpy_models import FEATURE
 from pictures import photo
 from predicting import METHODS, Predict, question
-from tensorflow_messages import tensor_pb2, types_pb2
+from tensorflow_messages import example_pb2, tensor_pb2, types_pb2
 from writings import WRITINGS
 
 REFUSED = "refused"
@@ -105,3 +107,33 @@ def test_both_read_or_refuse_thousands_of_random_tensors_alike():
         assert by_the_stand_in(proto) == expected, proto
         refused += expected == REFUSED
     assert 100 < refused < 2500
+
+
+PARTS = {
+    "nothing": None,
+    "empty": {},
+    "empty_list": {"bytes_list": {}},
+    "one": {"bytes_list": {"value": [b"one"]}},
+    "another": {"bytes_list": {"value": [b"another"]}},
+    "two": {"bytes_list": {"value": [b"one", b"another"]}},
+    "a_number": {"float_list": {"value": [1.0]}},
+}
+
+
+def part(name):
+    feature = {} if PARTS[name] is None else {FEATURE: PARTS[name]}
+    return example_pb2.Example(features={"feature": feature}).SerializeToString()
+
+
+@pytest.mark.parametrize("own", PARTS)
+@pytest.mark.parametrize("context", PARTS)
+def test_both_read_or_refuse_every_example_after_a_context_alike(context, own):
+    """The stand-in takes exactly one value of bytes."""
+    try:
+        features = {FEATURE: tf.io.FixedLenFeature([], tf.string)}
+        expected = tf.io.parse_example([part(context) + part(own)], features)[FEATURE].numpy().tolist()
+    except tf.errors.OpError:
+        expected = REFUSED
+    found = numpy_models.features(part(context), part(own))
+    values = list(found[FEATURE].bytes_list.value) if FEATURE in found else []
+    assert (values if len(values) == 1 else REFUSED) == expected

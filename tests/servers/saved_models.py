@@ -109,8 +109,8 @@ class Servable:
     def write(self, array):
         return tensor_protos.write(array, self.content)
 
-    def examples(self, serialized):
-        return tf.constant(serialized, tf.string)
+    def examples(self, pairs):
+        return tf.constant([context + example for context, example in pairs], tf.string)
 
     def run(self, name, inputs, aliases):
         for alias, tensor in inputs.items():

@@ -10,7 +10,6 @@ Used by the tests as a context manager; by hand it runs until interrupted and pr
 """
 
 import collections
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -21,6 +20,8 @@ import subprocess
 import sys
 import threading
 from concurrent import futures
+
+import grpc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHONS = {
@@ -47,7 +48,8 @@ class Model:
     """Versions of one model, each a servable, and names for some of them.
 
     A servable has `signatures` (name to SignatureDef), `tensor(proto)` (a TensorProto as its runtime reads it),
-    `run(signature, inputs, aliases)` (arrays by output alias), and `content` (whether replies are in tensor_content).
+    `examples(pairs)` (serialized Examples as such a tensor), `run(signature, inputs, aliases)` (arrays by output alias), and
+    `write(array)` (a TensorProto as the server replies it).
     """
 
     versions: dict
@@ -103,40 +105,37 @@ class Core:
         signature = servable.signatures[name]
         inputs = inputs_of(signature, request, servable)
         aliases = outputs_of(signature, request)
+        outputs = servable.run(name, inputs, aliases)
         self.count(request.model_spec.name, rows=rows_of(inputs))
         reply.model_spec.CopyFrom(self.effective(request.model_spec, version))
-        for alias, array in servable.run(name, inputs, aliases).items():
+        for alias, array in outputs.items():
             reply.outputs[alias].CopyFrom(servable.write(array))
 
     def classify(self, request, reply):
-        outputs = self.examples(request, "classification", CLASSIFY)
+        version, outputs = self.examples(request, "classification", CLASSIFY)
         classifications(outputs, reply.result)
-        reply.model_spec.CopyFrom(self.effective(request.model_spec, outputs["version"]))
+        reply.model_spec.CopyFrom(self.effective(request.model_spec, version))
 
     def regress(self, request, reply):
-        outputs = self.examples(request, "regression", REGRESS)
+        version, outputs = self.examples(request, "regression", REGRESS)
         regressions(outputs, reply.result)
-        reply.model_spec.CopyFrom(self.effective(request.model_spec, outputs["version"]))
+        reply.model_spec.CopyFrom(self.effective(request.model_spec, version))
 
     def examples(self, request, kind, method):
-        """The outputs of the one signature that a Classify or Regress asks for."""
+        """The version that answers a Classify or Regress, and all outputs of the signature that it asks for."""
         self.count(request.model_spec.name, requests=1)
         version, servable = self.asked(request)
         name = request.model_spec.signature_name or DEFAULT_SIGNATURE
         if name not in servable.signatures:
             raise Refused("INVALID_ARGUMENT", f"No signature was found with the name: {name}")
         check_method(servable.signatures[name], kind, method)
-        outputs = self.run_examples(request, servable, name)
-        return outputs | {"version": version}
+        return version, self.run_examples(request.model_spec.name, request.input, servable, name)
 
-    def run_examples(self, request, servable, name):
-        serialized = serialized_examples(request.input)
-        self.count(self.name_of(request), rows=len(serialized))
-        return servable.run(name, {"inputs": servable.examples(serialized)}, list(servable.signatures[name].outputs))
-
-    @staticmethod
-    def name_of(request):
-        return request.tasks[0].model_spec.name if hasattr(request, "tasks") else request.model_spec.name
+    def run_examples(self, model, given, servable, name):
+        serialized = serialized_examples(given)
+        outputs = servable.run(name, {"inputs": servable.examples(serialized)}, list(servable.signatures[name].outputs))
+        self.count(model, rows=len(serialized))
+        return outputs
 
     def multi_inference(self, request, reply):
         first = request.tasks[0].model_spec if request.tasks else self.messages.model_pb2.ModelSpec()
@@ -144,30 +143,15 @@ class Core:
         version, servable = self.servable(first)
         names = []
         for task in request.tasks:
-            names.append(self.checked_task(task, first, names, servable))
+            names.append(checked(task, first, names, servable))
         for task, name in zip(request.tasks, names, strict=True):
-            outputs = self.run_examples(request, servable, name)
+            outputs = self.run_examples(first.name, request.input, servable, name)
             result = reply.results.add()
             if task.method_name == CLASSIFY:
                 classifications(outputs, result.classification_result)
             else:
                 regressions(outputs, result.regression_result)
             result.model_spec.CopyFrom(self.effective(task.model_spec, version))
-
-    def checked_task(self, task, first, names, servable):
-        if not task.model_spec.name:
-            raise Refused("INVALID_ARGUMENT", "Found ModelSpec with an empty model name.")
-        if task.model_spec.name != first.name:
-            raise Refused("INVALID_ARGUMENT", "All ModelSpecs in a MultiInferenceRequest must access the same model name.")
-        name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-        if name in names:
-            raise Refused("INVALID_ARGUMENT", f"Duplicate evaluation of signature: {name}")
-        if name not in servable.signatures:
-            raise Refused("INVALID_ARGUMENT", f"Requested signature not found in model graph: {name}")
-        if task.method_name not in (CLASSIFY, REGRESS):
-            raise Refused("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
-        check_method(servable.signatures[name], "classification" if task.method_name == CLASSIFY else "regression", task.method_name)
-        return name
 
     def get_model_metadata(self, request, reply):
         if not request.HasField("model_spec"):
@@ -251,24 +235,36 @@ def rows_of(inputs):
     return int(shape[0]) if len(shape) else 1
 
 
+def checked(task, first, names, servable):
+    """The signature that a task of a MultiInference asks for, beside those of `names`."""
+    if not task.model_spec.name:
+        raise Refused("INVALID_ARGUMENT", "Found ModelSpec with an empty model name.")
+    if task.model_spec.name != first.name:
+        raise Refused("INVALID_ARGUMENT", "All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+    if name in names:
+        raise Refused("INVALID_ARGUMENT", f"Duplicate evaluation of signature: {name}")
+    if name not in servable.signatures:
+        raise Refused("INVALID_ARGUMENT", f"Requested signature not found in model graph: {name}")
+    if task.method_name not in (CLASSIFY, REGRESS):
+        raise Refused("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
+    check_method(servable.signatures[name], "classification" if task.method_name == CLASSIFY else "regression", task.method_name)
+    return name
+
+
 def check_method(signature, kind, method):
     if signature.method_name != method:
         raise Refused("INVALID_ARGUMENT", f"Expected {kind} signature method_name to be {method}. Was: {signature.method_name}")
 
 
 def serialized_examples(given):
-    """Every Example as bytes, the shared context written before each."""
+    """Every Example as two strings of bytes: the context that all share, and its own, which the server writes after it."""
     kind = given.WhichOneof("kind")
-    if kind == "example_list":
-        found = [example.SerializeToString() for example in given.example_list.examples]
-    elif kind == "example_list_with_context":
-        context = given.example_list_with_context.context.SerializeToString()
-        found = [context + example.SerializeToString() for example in given.example_list_with_context.examples]
-    else:
-        found = []
-    if not found:
+    parts = getattr(given, kind) if kind else given.example_list
+    context = parts.context.SerializeToString() if kind == "example_list_with_context" else b""
+    if not parts.examples:
         raise Refused("INVALID_ARGUMENT", "Input is empty.")
-    return found
+    return [(context, example.SerializeToString()) for example in parts.examples]
 
 
 def classifications(outputs, result):
@@ -286,47 +282,44 @@ def regressions(outputs, result):
 # The server
 
 
-def serve(core, methods):
-    import grpc
+class Methods(grpc.GenericRpcHandler):
+    """The methods by their paths. Bytes that are no message are refused in the words of gRPC's C++ library."""
 
-    unread = "Unable to parse request"
+    def __init__(self, core):
+        self.core, self.handlers = core, {}
+        for path, (request, reply) in core.messages.METHODS.items():
+            self.handlers[path] = self.answering(getattr(core, snake(path.rpartition("/")[2])), request, reply)
+        self.handlers[core.messages.MODEL + "HandleReloadConfigRequest"] = grpc.unary_unary_rpc_method_handler(self.reload)
+        self.handlers[COUNTS] = grpc.unary_unary_rpc_method_handler(self.counts)
 
-    def answer(path, request_type, reply_type, method):
+    def service(self, details):
+        return self.handlers.get(details.method)
+
+    def answering(self, method, request, reply):
         def handle(body, context):
-            with core.lock:
-                core.reached[path] += 1
-            reply = reply_type()
+            answer = reply()
             try:
-                method(request_type.FromString(body), reply)
+                method(request.FromString(body), answer)
             except Refused as refused:
                 context.abort(grpc.StatusCode[refused.code], refused.text)
-            except core.messages.DecodeError:
-                context.abort(grpc.StatusCode.INTERNAL, unread)
-            return reply.SerializeToString(deterministic=True)  # the real server's maps have no order
+            except self.core.messages.DecodeError:
+                context.abort(grpc.StatusCode.INTERNAL, "Unable to parse request")
+            return answer.SerializeToString(deterministic=True)  # the real server's maps have no order
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def counts(_body, _context):
-        with core.lock:
-            return json.dumps(core.reached).encode()
-
-    handlers = {COUNTS: grpc.unary_unary_rpc_method_handler(counts)}
-    for path, (request_type, reply_type) in methods.items():
-        handlers[path] = answer(path, request_type, reply_type, getattr(core, snake(path.rpartition("/")[2])))
-
-    def reload(_body, _context):
-        with core.lock:
-            core.reached["reloads"] += 1
+    def reload(self, _body, _context):
+        self.core.count("reload", requests=1)
         return b""
 
-    handlers["/tensorflow.serving.ModelService/HandleReloadConfigRequest"] = grpc.unary_unary_rpc_method_handler(reload)
+    def counts(self, _body, _context):
+        with self.core.lock:
+            return json.dumps(self.core.reached).encode()
 
-    class Handler(grpc.GenericRpcHandler):
-        def service(self, details):
-            return handlers.get(details.method)
 
+def serve(core):
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Handler()], options=unlimited)
+    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Methods(core)], options=unlimited)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
@@ -366,14 +359,16 @@ class TfServing:
 
 
 def main(kind):
-    import tensorflow_messages as messages
+    import tensorflow_messages as messages  # whose import takes seconds where TensorFlow is
 
     models = importlib.import_module({"numpy": "numpy_models", "tensorflow": "saved_models"}[kind]).load()
-    server, port = serve(Core(models, messages), messages.METHODS)
-    signal.signal(signal.SIGTERM, lambda *_: server.stop(0))
+    server, port = serve(Core(models, messages))
+    ended = threading.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, lambda *_: ended.set())
     print(json.dumps({"grpc": port, "pid": os.getpid()}), flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.wait_for_termination()
+    ended.wait()
+    server.stop(0).wait()
 
 
 if __name__ == "__main__":

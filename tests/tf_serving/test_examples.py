@@ -80,6 +80,20 @@ def test_a_picture_in_an_example_counts_over_one_in_the_context(proxied, direct,
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_an_empty_feature_hides_no_picture_of_the_context(proxied, direct, asked, method):
+    """TensorFlow passes over a feature of no kind, where protobuf's own merging would let it count."""
+    hidden = examples(method, [None], context=example(NEAR))
+    part = hidden.input.example_list_with_context.examples[0]
+    part.features.feature["image/encoded"].Clear()
+    assert direct.call(method, hidden).body == direct.call(method, examples(method, [NEAR])).body
+    first = proxied.call(method, examples(method, [PICTURE]))
+    with asked("clf") as reached:
+        answer = proxied.call(method, hidden)
+    assert reached.rows == 0
+    assert answer == first or answer.code in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNIMPLEMENTED")
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("given", ["no_examples", "no_picture", "two_pictures", "no_bytes", "not_a_picture"])
 def test_examples_without_one_picture_each_are_refused(proxied, direct, asked, method, given):
     request = examples(method, [] if given == "no_examples" else [None if given == "no_picture" else PICTURE])
