@@ -8,7 +8,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use refrain::judgment::{Candidate, Ghost, Image, Judge, Likeness, Reason, Rules, Standing};
-use refrain::protocol::tensor::{Datatype, Layout, Range, Reading, Tensor};
+use refrain::protocol::encoded;
+use refrain::protocol::tensor::{self, Datatype, Layout, Range, Reading, Tensor};
 
 // The allocator of the program itself.
 #[global_allocator]
@@ -20,7 +21,7 @@ const ANCHORS: usize = 256;
 /// Ghosts of a full session.
 const GHOSTS: usize = 1024;
 
-criterion_group!(benches, likeness, digest, rule, distances);
+criterion_group!(benches, likeness, tensor_types, decode, digest, rule, distances);
 criterion_main!(benches);
 
 /// What a call does for each row: the tensor read, then its likeness.
@@ -35,7 +36,7 @@ fn likeness(criterion: &mut Criterion) {
             ("fp32-nchw", Datatype::Fp32, Layout::Nchw, Range::IMAGENET),
         ] {
             let tensor = tensor(&smooth(side, 5), side, datatype, layout, range);
-            let reading = Reading { layout: Some(layout), bgr: false, range: Some(range) };
+            let reading = Reading { layout: Some(layout), range: Some(range), ..Reading::default() };
             group.throughput(Throughput::Elements((side * side) as u64));
             group.bench_function(BenchmarkId::new(form, format!("{side}x{side}")), |bencher| {
                 bencher.iter(|| {
@@ -44,6 +45,51 @@ fn likeness(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+    group.finish();
+}
+
+/// One row of 224 x 224 into a picture, by number type: every level is one of the type, so that nothing is hashed here.
+fn tensor_types(criterion: &mut Criterion) {
+    const SIDE: i64 = 224;
+    let mut group = criterion.benchmark_group("tensor");
+    let levels = smooth(SIDE as usize, 5);
+    let each = || levels.iter().copied();
+    let forms: [(Datatype, Range, Vec<u8>); 8] = [
+        (Datatype::Int8, Range::SHIFTED, each().map(|level| level ^ 0x80).collect()),
+        (Datatype::Uint16, Range::LEVELS, each().flat_map(|level| u16::from(level).to_le_bytes()).collect()),
+        (Datatype::Int32, Range::LEVELS, each().flat_map(|level| i32::from(level).to_le_bytes()).collect()),
+        (Datatype::Int64, Range::LEVELS, each().flat_map(|level| i64::from(level).to_le_bytes()).collect()),
+        (Datatype::Fp16, Range::LEVELS, each().flat_map(|of| half::f16::from(of).to_le_bytes()).collect()),
+        (Datatype::Bf16, Range::LEVELS, each().flat_map(|of| half::bf16::from(of).to_le_bytes()).collect()),
+        (Datatype::Fp32, Range::LEVELS, each().flat_map(|level| f32::from(level).to_le_bytes()).collect()),
+        (Datatype::Fp64, Range::LEVELS, each().flat_map(|level| f64::from(level).to_le_bytes()).collect()),
+    ];
+    for (datatype, range, row) in &forms {
+        let reading = Reading { range: Some(*range), ..Reading::default() };
+        group.throughput(Throughput::Elements((SIDE * SIDE) as u64));
+        group.bench_function(BenchmarkId::new(datatype.to_string(), "224x224"), |bencher| {
+            bencher.iter(|| tensor::image(*datatype, &[SIDE, SIDE, 3], black_box(row), reading).unwrap());
+        });
+    }
+    group.finish();
+}
+
+/// An encoded picture of 224 x 224, file to pixels.
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    let picture = image::RgbImage::from_raw(224, 224, smooth(224, 5)).unwrap();
+    for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
+        let mut file = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut file, format).unwrap();
+        let file = file.into_inner();
+        group.throughput(Throughput::Elements(224 * 224));
+        group.bench_function(BenchmarkId::new(format!("{format:?}"), "224x224"), |bencher| {
+            bencher.iter(|| encoded::image(black_box(&file), Reading::default()).unwrap());
+        });
+        group.bench_function(BenchmarkId::new(format!("{format:?}-bound"), "224x224"), |bencher| {
+            bencher.iter(|| encoded::decode_bytes(black_box(&file), Reading::default()));
+        });
     }
     group.finish();
 }
@@ -114,7 +160,7 @@ fn judge() -> Judge {
 fn tensor(pixels: &[u8], side: usize, datatype: Datatype, layout: Layout, range: Range) -> Tensor {
     let plane = side * side;
     let ordered: Vec<(usize, u8)> = match layout {
-        Layout::Nhwc => pixels.iter().enumerate().map(|(at, &level)| (at % 3, level)).collect(),
+        Layout::Nhwc | Layout::Hw => pixels.iter().enumerate().map(|(at, &level)| (at % 3, level)).collect(),
         Layout::Nchw => (0..3 * plane).map(|at| (at / plane, pixels[at % plane * 3 + at / plane])).collect(),
     };
     let value =
@@ -125,7 +171,7 @@ fn tensor(pixels: &[u8], side: usize, datatype: Datatype, layout: Layout, range:
     };
     let side = side as i64;
     let dims = match layout {
-        Layout::Nhwc => vec![side, side, 3],
+        Layout::Nhwc | Layout::Hw => vec![side, side, 3],
         Layout::Nchw => vec![3, side, side],
     };
     Tensor { datatype, dims, data: data.into() }

@@ -107,11 +107,15 @@ fn a_file_that_is_no_picture_is_named_with_what_was_expected_and_found() {
     bomb.extend_from_slice(&60_000u32.to_le_bytes());
     bomb.extend_from_slice(&[1, 0, 24, 0]);
     bomb.extend_from_slice(&[0; 24]);
+    let mut wide = png.clone();
+    wide[16..24].copy_from_slice(&[0, 0, 0xea, 0x60, 0, 0, 0, 2]);
     let cases = [
-        (write("words.txt", b"no picture"), "expected a JPEG, PNG, WebP, BMP or GIF picture, found bytes"),
-        (write("empty", b""), "found an empty file"),
+        (write("words.txt", b"no picture"), "expected a JPEG, PNG, WebP, BMP or GIF picture, found text"),
+        (write("noise", b"\x01\x02"), "expected a JPEG, PNG, WebP, BMP or GIF picture, found bytes"),
+        (write("empty", b""), "found nothing"),
         (write("half.png", &png[..png.len() / 2]), "expected a whole PNG picture"),
-        (write("bomb.bmp", &bomb), "expected a whole BMP picture of sides up to 16384"),
+        (write("bomb.bmp", &bomb), "expected a whole BMP picture, found: the file ends early"),
+        (write("wide.png", &wide), "60000 x 2 pixels: each side must be 1 to 16384"),
         (folder.path().to_owned(), "found a directory"),
         (folder.path().join("nowhere.png"), "No such file"),
     ];

@@ -1,19 +1,20 @@
 //! `refrain compare A B`: what judgment sees of two picture files, and what it would rule on the second after the first.
 
 use std::fmt::Write;
-use std::io::{BufReader, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use image::{ImageFormat, ImageReader, Limits};
 
 use crate::judgment::{
-    Candidate, Image, Judge, Judgment, Likeness, MAX_SIDE, Profile, Reason, Rules, Ruling, Standing,
+    Candidate, Image, Judge, Judgment, Likeness, Profile, Reason, Rules, Ruling, Standing,
 };
+use crate::protocol::encoded::{self, Format};
+use crate::protocol::tensor::{Reading, Unreadable};
 
-/// What a file may decode to, in bytes: a picture of 64 million pixels, above those of most cameras.
-const DECODED: u64 = 256 << 20;
+/// The most pixels of a picture: 64 million, above those of most cameras.
+const PIXELS: u32 = 64 << 20;
 
 /// The longest file that is read, in bytes.
 const FILE: u64 = 256 << 20;
@@ -51,7 +52,7 @@ impl Compare {
 /// A picture out of a file.
 struct File {
     name: String,
-    format: ImageFormat,
+    format: Format,
     transparent: bool,
     image: Image<'static>,
 }
@@ -65,12 +66,12 @@ enum FileError {
     /// It is longer than [`FILE`].
     #[error("{0}: expected a file of at most {FILE} bytes, found {1}")]
     TooLong(String, u64),
-    /// Its first bytes are of no format that we decode.
-    #[error("{0}: expected a JPEG, PNG, WebP, BMP or GIF picture, found {1}")]
-    Format(String, String),
-    /// It begins like a picture and is none, or one that is too large.
-    #[error("{0}: expected a whole {1} picture of sides up to {MAX_SIDE}, found: {2}")]
-    Broken(String, &'static str, String),
+    /// A folder has no pixels.
+    #[error("{0}: expected a JPEG, PNG, WebP, BMP or GIF picture, found a directory")]
+    Directory(String),
+    /// It is no picture, or one that is torn or too large.
+    #[error("{0}: {1}")]
+    NoPicture(String, Unreadable),
 }
 
 impl File {
@@ -80,56 +81,32 @@ impl File {
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         if metadata.is_dir() {
-            return Err(FileError::Format(name, "a directory".to_owned()));
+            return Err(FileError::Directory(name));
         }
         if metadata.len() > FILE {
             return Err(FileError::TooLong(name, metadata.len()));
         }
-        let mut reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(unreadable)?;
-        let Some((format, word)) = reader.format().and_then(|format| Some((format, word(format)?))) else {
-            let found = match reader.format() {
-                Some(other) => format!("{other:?}"),
-                None if metadata.len() == 0 => "an empty file".to_owned(),
-                None => "bytes that begin like none of them".to_owned(),
-            };
-            return Err(FileError::Format(name, found));
-        };
-        // The sides are checked before anything of the picture's size is allocated.
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(MAX_SIDE);
-        limits.max_image_height = Some(MAX_SIDE);
-        limits.max_alloc = Some(DECODED);
-        reader.limits(limits);
-        let broken = |why: String| FileError::Broken(name.clone(), word, why);
-        let decoded = reader.decode().map_err(|error| broken(error.to_string()))?;
-        let transparent = decoded.color().has_alpha();
-        let rgb = decoded.into_rgb8();
-        let (width, height) = rgb.dimensions();
-        let image = Image::new(width, height, rgb.into_raw().into());
-        let image = image.map_err(|error| broken(error.to_string()))?;
-        Ok(Self { name, format, transparent, image })
+        let mut bytes = Vec::new();
+        // A file may grow while it is read, and a device has no length.
+        file.take(FILE).read_to_end(&mut bytes).map_err(unreadable)?;
+        let reading = Reading { most_pixels: PIXELS, ..Reading::default() };
+        match encoded::decode(&bytes, reading) {
+            Ok(decoded) => {
+                let encoded::Decoded { image, format, alpha } = decoded;
+                Ok(Self { name, format, transparent: alpha, image })
+            }
+            Err(why) => Err(FileError::NoPicture(name, why)),
+        }
     }
 
     fn tells(&self) -> String {
         let size = format!("{} x {}", self.image.width(), self.image.height());
-        let word = word(self.format).unwrap_or("picture");
-        format!("{size:>13}  {word:<4}  {}", self.name)
+        format!("{size:>13}  {:<4}  {}", self.format.name(), self.name)
     }
 
     fn is_reduced(&self) -> bool {
         self.image.width().max(self.image.height()) > 32
     }
-}
-
-fn word(format: ImageFormat) -> Option<&'static str> {
-    Some(match format {
-        ImageFormat::Jpeg => "JPEG",
-        ImageFormat::Png => "PNG",
-        ImageFormat::WebP => "WebP",
-        ImageFormat::Bmp => "BMP",
-        ImageFormat::Gif => "GIF",
-        _ => return None,
-    })
 }
 
 fn compared(first: &File, second: &File) -> String {

@@ -99,6 +99,8 @@ pub struct Limits {
     pub bytes_in_flight: usize,
     /// The same, of one caller.
     pub bytes_in_flight_per_caller: usize,
+    /// Pixels of one picture, counted before it is decoded; part of every model's `reading`.
+    pub image_pixels: u32,
     /// Time in which a request must have arrived whole.
     pub read_within: Duration,
     /// Calls held, or waiting for another call's answer, in all; over the cap the upstream is asked and its answer dropped.

@@ -13,8 +13,8 @@ use super::{
     Address, CallerSettings, Config, Limits, Mode, ModelSettings, OnUnreadable, ServerTls, UpstreamAddress,
     UpstreamTls, merge,
 };
-use crate::judgment::{Anchor, OnSuspected, Profile, Rules};
-use crate::protocol::tensor::{Range, Reading};
+use crate::judgment::{Anchor, MAX_SIDE, OnSuspected, Profile, Rules};
+use crate::protocol::tensor::{Range, Reading, Resize, Sees};
 use crate::{session, timing};
 
 const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("off", Mode::Off)];
@@ -34,7 +34,7 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
     let limits = top.section("limits", limits);
     let store = top.section("store", store);
     let timing = top.section("timing", |timing| timing.choice("mode", &TIMINGS, timing::Mode::Sample));
-    let (models, patterns) = models(&mut top);
+    let (models, patterns) = models(&mut top, limits.image_pixels);
     top.end();
     Config { listen, upstream, tls, upstream_tls, rpc_allow, caller, limits, store, timing, models, patterns }
 }
@@ -153,6 +153,7 @@ fn limits(section: &mut Section<'_>) -> Limits {
         message_bytes,
         bytes_in_flight,
         bytes_in_flight_per_caller: per_caller,
+        image_pixels: section.within("image_pixels", 1 << 24, 1..=MAX_SIDE * MAX_SIDE),
         read_within: section.duration("read_within", Duration::from_mins(1)),
         held: section.within("held", 4096, 1..=1_000_000),
         held_per_caller: section.within("held_per_caller", 256, 1..=1_000_000),
@@ -189,11 +190,11 @@ fn store(section: &mut Section<'_>) -> session::Limits {
     }
 }
 
-fn models(top: &mut Section<'_>) -> (ModelSettings, Vec<(GlobMatcher, ModelSettings)>) {
+fn models(top: &mut Section<'_>, most_pixels: u32) -> (ModelSettings, Vec<(GlobMatcher, ModelSettings)>) {
     let mode = top.choice("mode", &MODES, Mode::Enforce);
     let profile = top.choice("profile", &PROFILES, Profile::Hardened);
     let judgment = top.table("judgment");
-    let base = base(mode, profile);
+    let base = base(mode, profile, most_pixels);
     let mut defaults = base.clone();
     defaults.rules = top.nested("judgment", judgment.clone(), |section| rules(section, &base.rules));
     let models = top.table("models");
@@ -211,19 +212,20 @@ fn models(top: &mut Section<'_>) -> (ModelSettings, Vec<(GlobMatcher, ModelSetti
                 continue;
             }
         };
-        let settings = top.nested(name, table, |section| model(section, mode, profile, &judgment));
+        let settings =
+            top.nested(name, table, |section| model(section, mode, profile, most_pixels, &judgment));
         patterns.push((pattern.len(), glob, settings));
     }
     patterns.sort_by_key(|(length, ..)| *length);
     (defaults, patterns.into_iter().map(|(_, glob, settings)| (glob, settings)).collect())
 }
 
-fn base(mode: Mode, profile: Profile) -> ModelSettings {
+fn base(mode: Mode, profile: Profile, most_pixels: u32) -> ModelSettings {
     ModelSettings {
         mode,
         group: None,
         image_input: None,
-        reading: Reading { layout: None, bgr: false, range: None },
+        reading: Reading { most_pixels, ..Reading::default() },
         on_unreadable: on_unreadable(mode),
         ignore_extra_inputs: false,
         rules: match profile {
@@ -237,9 +239,15 @@ fn on_unreadable(mode: Mode) -> OnUnreadable {
     if mode == Mode::Enforce { OnUnreadable::Reject } else { OnUnreadable::Forward }
 }
 
-fn model(section: &mut Section<'_>, mode: Mode, profile: Profile, judgment: &toml::Table) -> ModelSettings {
+fn model(
+    section: &mut Section<'_>,
+    mode: Mode,
+    profile: Profile,
+    most_pixels: u32,
+    judgment: &toml::Table,
+) -> ModelSettings {
     let mode = section.choice("mode", &MODES, mode);
-    let base = base(mode, section.choice("profile", &PROFILES, profile));
+    let base = base(mode, section.choice("profile", &PROFILES, profile), most_pixels);
     let mut of_model = judgment.clone();
     merge(&mut of_model, section.table("judgment"));
     ModelSettings {
@@ -250,6 +258,8 @@ fn model(section: &mut Section<'_>, mode: Mode, profile: Profile, judgment: &tom
             layout: section.optional("layout"),
             bgr: section.choice("channels", &[("rgb", false), ("bgr", true)], false),
             range: range(section),
+            sees: section.section("sees", sees),
+            most_pixels,
         },
         on_unreadable: section.choice(
             "on_unreadable",
@@ -282,6 +292,28 @@ fn range(section: &mut Section<'_>) -> Option<Range> {
     }
     let written = scale.is_some() || offset.is_some();
     named.or_else(|| written.then(|| Range { scale: each(scale, 1.0), offset: each(offset, 0.0) }))
+}
+
+/// What the model looks at: a crop, after a resize or without one; sides in pixels, width before height.
+fn sees(section: &mut Section<'_>) -> Option<Sees> {
+    let resize: Option<Resize> = section.optional("resize");
+    let Some(crop) = section.optional::<[u32; 2]>("crop") else {
+        if resize.is_some() {
+            section.mistake("resize", "a resize alone leaves the whole picture; say what is cropped from it");
+        }
+        return None;
+    };
+    let target = match resize {
+        None => [1, 1],
+        Some(Resize::Shorter(side)) => [side, side],
+        Some(Resize::Stretch(sides)) => sides,
+    };
+    for (key, sides) in [("crop", crop), ("resize", target)] {
+        if !sides.iter().all(|side| (1..=MAX_SIDE).contains(side)) {
+            section.mistake(key, format!("expected sides of 1 to {MAX_SIDE} pixels, found {sides:?}"));
+        }
+    }
+    Some(Sees { resize, crop })
 }
 
 fn rules(section: &mut Section<'_>, base: &Rules) -> Rules {

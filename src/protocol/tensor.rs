@@ -1,11 +1,19 @@
 //! Data type, shape, layout and bytes into `Image`s, by the model server's own rules.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use bytes::Bytes;
 
 use super::pb;
-use crate::judgment::{Image, ImageError};
+use crate::judgment::{Image, ImageError, MAX_SIDE};
+
+mod levels;
+mod range;
+mod sees;
+
+pub use range::Range;
+pub use sees::{Resize, Sees};
 
 /// The element types of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +88,18 @@ impl Datatype {
             Self::Bytes => return None,
         })
     }
+
+    /// Whether its values are floats.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
+    }
+}
+
+impl fmt::Display for Datatype {
+    /// As the protocol writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", format!("{self:?}").to_uppercase())
+    }
 }
 
 /// The order of a picture's dimensions; the batch dimension, where there is one, stands before them.
@@ -91,12 +111,17 @@ pub enum Layout {
     /// Channels, height, width.
     #[serde(rename = "NCHW", alias = "CHW")]
     Nchw,
+    /// Height, width: one grey channel. Only where settings say so: an embedding and a matrix of tokens have two dimensions
+    /// too, and would be judged as pictures.
+    #[serde(rename = "HW", alias = "NHW")]
+    Hw,
 }
 
 impl Layout {
-    /// The layout that `dims` (three of them) suggest: three channels last or first, else one or four, last before first.
+    /// The layout that `dims` suggest, dimensions of 1 in front of three left out: three channels last or first, else one or
+    /// four, last before first.
     pub fn guess(dims: &[i64]) -> Option<Self> {
-        let &[first, _, last] = dims else { return None };
+        let &[first, _, last] = without_leading_ones(dims, 3) else { return None };
         match (first, last) {
             (_, 3) => Some(Self::Nhwc),
             (3, _) => Some(Self::Nchw),
@@ -106,62 +131,50 @@ impl Layout {
         }
     }
 
-    fn sizes(self, dims: [i64; 3]) -> Sizes {
-        let [height, width, channels] = match self {
-            Self::Nhwc => dims,
-            Self::Nchw => [dims[1], dims[2], dims[0]],
-        };
-        Sizes { height, width, channels }
+    /// Dimensions of one picture.
+    fn rank(self) -> usize {
+        if self == Self::Hw { 2 } else { 3 }
     }
 }
 
+/// `dims` cut down to `rank` where all that goes is 1: `[1, 224, 224, 3]` is a batch of one to a model without batches.
+fn without_leading_ones(dims: &[i64], rank: usize) -> &[i64] {
+    let ones = dims.len().saturating_sub(rank);
+    if dims[..ones].iter().all(|&dim| dim == 1) { &dims[ones..] } else { dims }
+}
+
+/// A picture's sizes, within bounds.
+#[derive(Clone, Copy)]
 struct Sizes {
-    height: i64,
-    width: i64,
-    channels: i64,
+    width: u32,
+    height: u32,
+    channels: usize,
+    /// Channel after channel, in place of pixel after pixel.
+    planar: bool,
 }
 
-/// How values become pixels: `pixel = value * scale + offset`, per channel.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Range {
-    /// Levels per unit.
-    pub scale: [f32; 3],
-    /// The level of the value 0.
-    pub offset: [f32; 3],
-}
-
-impl Range {
-    /// Values are levels.
-    pub const LEVELS: Self = Self { scale: [1.0; 3], offset: [0.0; 3] };
-    /// 0 is black, 1 is white.
-    pub const UNIT: Self = Self { scale: [255.0; 3], offset: [0.0; 3] };
-    /// -1 is black, 1 is white.
-    pub const SIGNED: Self = Self { scale: [127.5; 3], offset: [127.5; 3] };
-    /// Less the ImageNet mean, divided by its deviation (red, green, blue: 0.485 0.456 0.406; 0.229 0.224 0.225).
-    pub const IMAGENET: Self = Self {
-        scale: [0.229 * 255.0, 0.224 * 255.0, 0.225 * 255.0],
-        offset: [0.485 * 255.0, 0.456 * 255.0, 0.406 * 255.0],
-    };
-
-    /// The closed list, as settings write it.
-    pub const NAMED: [(&'static str, Self); 4] = [
-        ("0..255", Self::LEVELS),
-        ("0..1", Self::UNIT),
-        ("-1..1", Self::SIGNED),
-        ("imagenet", Self::IMAGENET),
-    ];
-
-    /// The range of the closed list that values between `least` and `most` fit best.
-    ///
-    /// ImageNet-normalised values lie between -2.2 and 2.7, so what goes beyond +-1 without reaching 3 is taken for them.
-    pub fn guess(least: f32, most: f32) -> (&'static str, Self) {
-        let at = match (least, most) {
-            (_, most) if most > 3.0 => 0,
-            (least, most) if least < -1.001 || most > 1.001 => 3,
-            (least, _) if least < -0.001 => 2,
-            _ => 1,
+impl Sizes {
+    fn of(dims: &[i64], reading: Reading) -> Result<Self, Unreadable> {
+        let no_picture = || Unreadable::Shape(dims.to_vec());
+        let layout = reading.layout.or_else(|| Layout::guess(dims)).unwrap_or(Layout::Nhwc);
+        let [height, width, channels] = match (layout, without_leading_ones(dims, layout.rank())) {
+            (Layout::Nhwc, &[height, width, channels]) | (Layout::Nchw, &[channels, height, width]) => {
+                [height, width, channels]
+            }
+            (Layout::Hw, &[height, width]) => [height, width, 1],
+            _ => return Err(no_picture()),
         };
-        Self::NAMED[at]
+        let (Ok(width), Ok(height), 1 | 3 | 4) = (u32::try_from(width), u32::try_from(height), channels)
+        else {
+            return Err(no_picture());
+        };
+        reading.bounds(width, height)?;
+        Ok(Self { width, height, channels: channels as usize, planar: layout == Layout::Nchw })
+    }
+
+    /// Pixels; the sides are at most [`MAX_SIDE`].
+    fn plane(self) -> usize {
+        self.width as usize * self.height as usize
     }
 }
 
@@ -170,34 +183,88 @@ impl Range {
 pub struct Reading {
     /// None: told from the shape.
     pub layout: Option<Layout>,
-    /// Channels stand in the order blue, green, red.
+    /// Channels stand in the order blue, green, red (and alpha, where there are four).
     pub bgr: bool,
     /// None: not known yet.
     pub range: Option<Range>,
+    /// What of a picture the model looks at; none for all of it.
+    pub sees: Option<Sees>,
+    /// The most pixels of one picture.
+    pub most_pixels: u32,
 }
 
-/// Why a tensor of well-formed bytes is no picture that we can read.
+impl Default for Reading {
+    /// Nothing is known of the model; pictures of up to 16 million pixels.
+    fn default() -> Self {
+        Self { layout: None, bgr: false, range: None, sees: None, most_pixels: 1 << 24 }
+    }
+}
+
+impl Reading {
+    /// Whether a picture of these sides may be read at all; asked before anything of its size is allocated.
+    pub(super) fn bounds(self, width: u32, height: u32) -> Result<(), Unreadable> {
+        let allowed = 1..=MAX_SIDE;
+        if !allowed.contains(&width) || !allowed.contains(&height) {
+            return Err(Unreadable::Image(ImageError::Side { width, height }));
+        }
+        if width * height > self.most_pixels {
+            return Err(Unreadable::Pixels { width, height, most: self.most_pixels });
+        }
+        Ok(())
+    }
+}
+
+/// Why well-formed bytes are no picture that we can read.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum Unreadable {
-    /// A type that holds no pixels, or whose pixels are not read yet.
-    #[error("expected UINT8 or FP32 pixels, found {0:?}")]
+    /// A type that holds no pixels.
+    #[error("expected numbers for pixels, found {0}")]
     Datatype(Datatype),
     /// Not the dimensions of a picture.
-    #[error("expected the dimensions of a picture with 1 or 3 channels, found {0:?}")]
+    #[error("expected the dimensions of a picture with 1, 3 or 4 channels, found {0:?}")]
     Shape(Vec<i64>),
-    /// Too large, or without a pixel.
+    /// Not as many bytes as the dimensions call for.
+    #[error("expected {expected} bytes for the picture's dimensions, found {found}")]
+    Length {
+        /// By the dimensions.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// Too long a side, or none.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Too many pixels.
+    #[error("expected at most {most} pixels (limits.image_pixels), found {width} x {height}")]
+    Pixels {
+        /// Pixels from left to right.
+        width: u32,
+        /// Pixels from top to bottom.
+        height: u32,
+        /// The limit.
+        most: u32,
+    },
     /// Not a number, or infinite.
     #[error("expected finite values, found NaN or infinity")]
     NotFinite,
     /// What the values mean is not known yet; they span `least` to `most`.
-    #[error("the value range of the model is not known yet")]
+    #[error("expected values of a known range, found {least} to {most}: set `range` for this model")]
     RangeUnknown {
         /// The smallest value.
         least: f32,
         /// The largest value.
         most: f32,
+    },
+    /// A file of no format that is decoded; what its first bytes look like.
+    #[error("expected a JPEG, PNG, WebP, BMP or GIF picture, found {0}")]
+    Format(String),
+    /// A file that begins like a picture and is torn, corrupt or of a kind that decoders read differently.
+    #[error("expected a whole {format} picture, found: {why}")]
+    Broken {
+        /// By its first bytes.
+        format: &'static str,
+        /// What is wrong with it.
+        why: String,
     },
 }
 
@@ -214,205 +281,85 @@ pub struct Tensor {
 
 impl Tensor {
     /// Row `row` of `rows` as a picture.
-    ///
-    /// Shares the tensor's memory where its bytes are already RGB levels, height x width x 3. Cost: `tensor` in `benches/judgment.rs`.
-    /// Values between levels are rounded and values outside the range clipped; either marks the picture ([`Image::rounded`],
-    /// [`Image::clipped`]), at the cost of hashing its bytes. Blind to differences of less than half a level, but for the mark.
     pub fn image(&self, row: usize, rows: usize, reading: Reading) -> Result<Image<'_>, Unreadable> {
         let length = self.data.len() / rows;
-        read_row(self.datatype, &self.dims, &self.data[row * length..(row + 1) * length], reading)
+        image(self.datatype, &self.dims, &self.data[row * length..(row + 1) * length], reading)
     }
 }
 
-/// One row as a picture.
+/// One row's raw little-endian values as a picture; `dims` are those of the row.
+///
+/// Shares the row's memory where its bytes are already RGB levels, height x width x 3. Cost: `tensor` in `benches/judgment.rs`;
+/// nothing is allocated before sides, pixels and length are checked. NaN and infinity make a row unreadable.
+///
+/// Values between levels are rounded and values outside the range clipped; either marks the picture ([`Image::rounded`],
+/// [`Image::clipped`]), and so does alpha, which is no part of the pixels: the digest then covers the values as they came.
+/// What the noise of arithmetic alone may have moved from a level is that level: 1/256 of a level for floats, and half a unit
+/// in the last place more for FP16; for integers nothing but the nearest value. So the same 8-bit picture has the same digest
+/// in every type and range, but for BF16, whose 8 bits of precision cost up to a level.
 pub fn image<'a>(
     datatype: Datatype,
     dims: &[i64],
     row: &'a [u8],
     reading: Reading,
 ) -> Result<Image<'a>, Unreadable> {
-    read_row(datatype, dims, row, reading)
-}
-
-fn read_row<'a>(
-    datatype: Datatype,
-    dims: &[i64],
-    bytes: &'a [u8],
-    reading: Reading,
-) -> Result<Image<'a>, Unreadable> {
-    let Ok(sizes) = <[i64; 3]>::try_from(dims) else {
-        return Err(Unreadable::Shape(dims.to_vec()));
+    let (Some(size), false) = (datatype.size(), datatype == Datatype::Bool) else {
+        return Err(Unreadable::Datatype(datatype));
     };
-    let layout = reading.layout.or_else(|| Layout::guess(dims)).unwrap_or(Layout::Nhwc);
-    let sizes = layout.sizes(sizes);
-    let (Ok(height), Ok(width), 1 | 3) =
-        (u32::try_from(sizes.height), u32::try_from(sizes.width), sizes.channels)
-    else {
-        return Err(Unreadable::Shape(dims.to_vec()));
+    let mut sizes = Sizes::of(dims, reading)?;
+    let expected = (sizes.plane() * sizes.channels * size) as u64;
+    if row.len() as u64 != expected {
+        return Err(Unreadable::Length { expected, found: row.len() as u64 });
+    }
+    let mut values = Cow::Borrowed(row);
+    if let Some(seen) = reading.sees.and_then(|sees| sees.region(sizes.width, sizes.height)) {
+        let (pixel, planes) = if sizes.planar { (size, sizes.channels) } else { (size * sizes.channels, 1) };
+        let plane = row.chunks_exact(sizes.plane() * pixel).take(planes);
+        values = plane.flat_map(|plane| seen.cut(plane, sizes.width, pixel)).collect::<Vec<u8>>().into();
+        (sizes.width, sizes.height) = (seen.width(), seen.height());
+    }
+    let Some(range) = reading.range.or_else(|| Range::certain(datatype)) else {
+        return Err(levels::span(datatype, &values));
     };
-    if height == 0 || width == 0 {
-        return Err(Unreadable::Image(ImageError::Side { width, height }));
-    }
-    let channels = sizes.channels as usize;
-    match datatype {
-        Datatype::Uint8 => {
-            let range = reading.range.unwrap_or(Range::LEVELS);
-            if range == Range::LEVELS {
-                let levels = interleave(Cow::Borrowed(bytes), layout, channels, reading.bgr);
-                return Ok(Image::new(width, height, levels)?);
-            }
-            let values: Vec<u8> = bytes.iter().flat_map(|&byte| f32::from(byte).to_le_bytes()).collect();
-            from_floats(&values, width, height, layout, channels, reading.bgr, range)
-        }
-        Datatype::Fp32 => match reading.range {
-            Some(range) => from_floats(bytes, width, height, layout, channels, reading.bgr, range),
-            None => Err(span(bytes)),
-        },
-        other => Err(Unreadable::Datatype(other)),
-    }
-}
-
-fn from_floats(
-    bytes: &[u8],
-    width: u32,
-    height: u32,
-    layout: Layout,
-    channels: usize,
-    bgr: bool,
-    range: Range,
-) -> Result<Image<'static>, Unreadable> {
-    let order = |channel: usize| if bgr && channels == 3 { 2 - channel } else { channel };
-    let scale: [f32; 3] = std::array::from_fn(|channel| range.scale[order(channel)]);
-    let offset: [f32; 3] = std::array::from_fn(|channel| range.offset[order(channel)]);
-    let mut levels = vec![0u8; bytes.len() / 4];
-    let mut seen = Seen::default();
-    match layout {
-        Layout::Nhwc if channels == 3 => {
-            // Twelve values repeat the three channels four times, a width that every vector unit divides.
-            let scale: [f32; 12] = std::array::from_fn(|at| scale[at % 3]);
-            let offset: [f32; 12] = std::array::from_fn(|at| offset[at % 3]);
-            seen.convert(bytes, &mut levels, &scale, &offset);
-        }
-        Layout::Nhwc => seen.convert(bytes, &mut levels, &[scale[0]; 16], &[offset[0]; 16]),
-        Layout::Nchw => {
-            let plane = width as usize * height as usize;
-            let planes = bytes.chunks_exact(plane * 4).zip(levels.chunks_exact_mut(plane));
-            for (channel, (source, target)) in planes.enumerate() {
-                seen.convert(source, target, &[scale[channel]; 16], &[offset[channel]; 16]);
-            }
-        }
-    }
-    if seen.not_finite != 0 {
-        return Err(Unreadable::NotFinite);
-    }
-    let image = Image::new(width, height, interleave(Cow::Owned(levels), layout, channels, bgr))?;
-    Ok(match seen {
-        Seen { beyond: 0, between: 0, .. } => image,
-        Seen { beyond: 0, .. } => image.rounded(bytes),
-        _ => image.clipped(bytes),
+    let is_levels = datatype == Datatype::Uint8 && range == Range::LEVELS;
+    let (levels, is_clipped, is_rounded) = if is_levels {
+        (values.clone(), false, false)
+    } else {
+        let read = levels::levels(datatype, &values, sizes, reading.bgr, range)?;
+        (Cow::Owned(read.levels), read.is_clipped, read.is_rounded)
+    };
+    let image = Image::new(sizes.width, sizes.height, interleave(levels, sizes, reading.bgr))?;
+    Ok(match (is_clipped, is_rounded || sizes.channels == 4) {
+        (false, false) => image,
+        (false, true) => image.rounded(&values),
+        (true, _) => image.clipped(&values),
     })
 }
 
-/// What a conversion came across; non-zero where it happened. Integers, so that the loop has no branch.
-#[derive(Default)]
-struct Seen {
-    not_finite: u32,
-    /// Outside 0..=255.
-    beyond: u32,
-    /// Between two levels.
-    between: u32,
-}
-
-impl Seen {
-    /// Little-endian floats into levels, rounded to the nearest; `N` values at a time with their own scale and offset.
-    fn convert<const N: usize>(
-        &mut self,
-        bytes: &[u8],
-        levels: &mut [u8],
-        scale: &[f32; N],
-        offset: &[f32; N],
-    ) {
-        let whole = levels.len() / N * N;
-        let (head, tail) = levels.split_at_mut(whole);
-        for (source, target) in bytes.chunks_exact(4 * N).zip(head.chunks_exact_mut(N)) {
-            for at in 0..N {
-                let value = float(source, at);
-                target[at] = self.level(value, scale[at], offset[at]);
-            }
-        }
-        for (at, target) in tail.iter_mut().enumerate() {
-            *target = self.level(float(bytes, whole + at), scale[at], offset[at]);
-        }
+/// Levels in whatever order into RGB, height x width x 3; grey becomes three equal channels, alpha is left out.
+fn interleave(levels: Cow<'_, [u8]>, sizes: Sizes, bgr: bool) -> Cow<'_, [u8]> {
+    let Sizes { channels, planar, .. } = sizes;
+    if channels == 3 && !planar && !bgr {
+        return levels;
     }
-
-    #[inline(always)]
-    #[allow(
-        clippy::inline_always,
-        reason = "the loop around it is vectorised only when it sees through this"
-    )]
-    fn level(&mut self, value: f32, scale: f32, offset: f32) -> u8 {
-        const EXPONENT: u32 = 0x7f80_0000;
-        // 2^23 pushes the fraction out of the mantissa: adding it rounds, and the low byte is the level.
-        const ROUND: f32 = 8_388_608.0;
-        // What the arithmetic of any common normalisation leaves of a level, in levels, and ten times that.
-        const NOISE: f32 = 1.0 / 256.0;
-        let pixel = value * scale + offset;
-        self.not_finite |= u32::from(pixel.to_bits() & EXPONENT == EXPONENT);
-        self.beyond |= u32::from(pixel < -0.5) | u32::from(pixel > 255.5);
-        let within = if pixel > 0.0 { pixel } else { 0.0 };
-        let within = if within < 255.0 { within } else { 255.0 };
-        let rounded = within + ROUND;
-        self.between |= u32::from((within - (rounded - ROUND)).abs() > NOISE);
-        rounded.to_bits() as u8
-    }
-}
-
-fn float(bytes: &[u8], at: usize) -> f32 {
-    f32::from_le_bytes([bytes[4 * at], bytes[4 * at + 1], bytes[4 * at + 2], bytes[4 * at + 3]])
-}
-
-fn span(bytes: &[u8]) -> Unreadable {
-    let mut least = f32::INFINITY;
-    let mut most = f32::NEG_INFINITY;
-    for at in 0..bytes.len() / 4 {
-        let value = float(bytes, at);
-        if !value.is_finite() {
-            return Unreadable::NotFinite;
-        }
-        least = least.min(value);
-        most = most.max(value);
-    }
-    Unreadable::RangeUnknown { least, most }
-}
-
-/// Levels in whatever layout into RGB, height x width x 3; grey becomes three equal channels.
-fn interleave(levels: Cow<'_, [u8]>, layout: Layout, channels: usize, bgr: bool) -> Cow<'_, [u8]> {
     if channels == 1 {
         return levels.iter().flat_map(|&level| [level; 3]).collect::<Vec<u8>>().into();
     }
-    match (layout, bgr) {
-        (Layout::Nhwc, false) => levels,
-        (Layout::Nhwc, true) => {
-            let mut levels = levels.into_owned();
-            for pixel in levels.chunks_exact_mut(3) {
-                pixel.swap(0, 2);
-            }
-            levels.into()
+    let (red, blue) = if bgr { (2, 0) } else { (0, 2) };
+    let mut rgb = vec![0u8; sizes.plane() * 3];
+    if planar {
+        let plane = sizes.plane();
+        let of = |channel: usize| &levels[channel * plane..(channel + 1) * plane];
+        let colours = of(red).iter().zip(of(1)).zip(of(blue));
+        for (pixel, ((&red, &green), &blue)) in rgb.chunks_exact_mut(3).zip(colours) {
+            pixel.copy_from_slice(&[red, green, blue]);
         }
-        (Layout::Nchw, bgr) => {
-            let plane = levels.len() / 3;
-            let (first, rest) = levels.split_at(plane);
-            let (second, third) = rest.split_at(plane);
-            let (red, blue) = if bgr { (third, first) } else { (first, third) };
-            let mut rgb = vec![0u8; levels.len()];
-            for (pixel, ((&red, &green), &blue)) in
-                rgb.chunks_exact_mut(3).zip(red.iter().zip(second).zip(blue))
-            {
-                pixel.copy_from_slice(&[red, green, blue]);
-            }
-            rgb.into()
+    } else {
+        for (pixel, source) in rgb.chunks_exact_mut(3).zip(levels.chunks_exact(channels)) {
+            pixel.copy_from_slice(&[source[red], source[1], source[blue]]);
         }
     }
+    rgb.into()
 }
 
 #[cfg(test)]

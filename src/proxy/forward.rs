@@ -80,7 +80,8 @@ impl<S: Store> Predictor<S> {
         self.tally.forwarded(rows.len());
         let mut reply = self.upstream.call(|| forward.request(), limit).await?;
         if !reply.is_ok() {
-            reply.of_model = query.is_accepted_by(&model.signature);
+            // What a stateful model's scheduler refuses is no error of the model.
+            reply.of_model = query.is_accepted_by(&model.signature) && !model.signature.stateful;
             if reply.code() == Code::NotFound {
                 // It may be gone, or be loaded again: what it answered before may not be what it would answer now.
                 live.models.note_reload(&model);
@@ -93,7 +94,7 @@ impl<S: Store> Predictor<S> {
             .told(reply.payload(), rows.len())
             .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
         self.learn(&told, &*query, &model, &rows, &live);
-        self.template.learn(&reply);
+        self.upstream.template.learn(&reply);
 
         let version: Arc<str> = match told.version.as_str() {
             "" => model.version_served(query.version()).into(),

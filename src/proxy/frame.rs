@@ -283,12 +283,9 @@ pub(super) enum InflateError {
     /// The budget for messages in flight is used up.
     #[error("the byte budget for messages in flight is used up")]
     NoBudget,
-    /// Bytes after the end of the compressed data.
-    #[error("{0} bytes after the end of the compressed message")]
-    Trailing(usize),
-    /// Not what its encoding says.
-    #[error("the message does not decompress: {0}")]
-    Corrupt(std::io::Error),
+    /// Not what its encoding says, or more than that. In the words of the model server.
+    #[error("Unexpected error decompressing data for algorithm {0}")]
+    Corrupt(&'static str),
 }
 
 impl Frame {
@@ -336,26 +333,28 @@ fn open(
         Encoding::Identity => Ok(Bytes::copy_from_slice(payload)),
         Encoding::Gzip => {
             let mut decoder = GzDecoder::new(payload);
-            let plain = inflate(&mut decoder, limit, permit)?;
-            spent(decoder.into_inner()).map(|()| plain)
+            let plain = inflate(&mut decoder, "gzip", limit, permit)?;
+            spent(decoder.into_inner(), "gzip").map(|()| plain)
         }
         Encoding::Deflate => {
             let mut decoder = ZlibDecoder::new(payload);
-            let plain = inflate(&mut decoder, limit, permit)?;
-            spent(decoder.into_inner()).map(|()| plain)
+            let plain = inflate(&mut decoder, "deflate", limit, permit)?;
+            spent(decoder.into_inner(), "deflate").map(|()| plain)
         }
     }
 }
 
 fn inflate(
     decoder: &mut impl Read,
+    encoding: &'static str,
     limit: usize,
     mut permit: Option<&mut Permit>,
 ) -> Result<Bytes, InflateError> {
     let mut plain = Vec::new();
     loop {
         let before = plain.len();
-        decoder.take(STEP as u64).read_to_end(&mut plain).map_err(InflateError::Corrupt)?;
+        let read = decoder.take(STEP as u64).read_to_end(&mut plain);
+        read.map_err(|_| InflateError::Corrupt(encoding))?;
         let more = plain.len() - before;
         if plain.len() > limit {
             return Err(InflateError::TooLarge(limit));
@@ -369,8 +368,8 @@ fn inflate(
     }
 }
 
-fn spent(rest: &[u8]) -> Result<(), InflateError> {
-    if rest.is_empty() { Ok(()) } else { Err(InflateError::Trailing(rest.len())) }
+fn spent(rest: &[u8], encoding: &'static str) -> Result<(), InflateError> {
+    if rest.is_empty() { Ok(()) } else { Err(InflateError::Corrupt(encoding)) }
 }
 
 /// `message` behind its prefix, uncompressed, in one piece.

@@ -59,7 +59,6 @@ use connection::Connection;
 use live::{Keys, Live};
 use predict::Predictor;
 use quota::Quota;
-use template::Template;
 use upstream::{Connector, Upstream};
 
 /// A sidecar that is put together but not yet serving.
@@ -120,7 +119,6 @@ impl Sidecar {
             store,
             latencies: Latencies::new(),
             pacer,
-            template: Template::default(),
             decoders: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             key: secret()?,
             tally: Arc::default(),

@@ -28,7 +28,7 @@ const MOST_FORMS: usize = 1024;
 /// The count of a server that does not count.
 const UNCOUNTED: u64 = u64::MAX;
 
-/// Pictures whose values are looked at before a float model's value range is settled.
+/// Pictures whose values are looked at before a model's value range is settled.
 const PICTURES_TO_SETTLE: u32 = 16;
 
 /// One model and everything that decides how its calls are treated.
@@ -92,6 +92,15 @@ struct RangeVotes {
     pictures: u32,
     least: f32,
     most: f32,
+}
+
+impl RangeVotes {
+    fn note(&mut self, least: f32, most: f32) {
+        let first = self.pictures == 0;
+        self.least = if first { least } else { self.least.min(least) };
+        self.most = if first { most } else { self.most.max(most) };
+        self.pictures += 1;
+    }
 }
 
 /// Why a model is not known.
@@ -387,28 +396,51 @@ impl Model {
         let of_settings = self.settings.reading;
         let by_signature = input
             .and_then(|input| input.layout.or_else(|| crate::protocol::tensor::Layout::guess(&input.dims)));
-        let is_float = input.is_some_and(|input| {
-            matches!(input.datatype, Some(Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64))
-        });
-        let range =
-            of_settings.range.or_else(|| if is_float { self.votes().settled } else { Some(Range::LEVELS) });
+        // Bytes say it by their type; what any other type means, its first pictures show.
+        let range = of_settings
+            .range
+            .or_else(|| self.datatype().and_then(Range::certain))
+            .or_else(|| self.votes().settled);
         Reading { layout: of_settings.layout.or(by_signature), range, ..of_settings }
     }
 
+    /// The type of its pictures' values.
+    fn datatype(&self) -> Option<Datatype> {
+        self.signature.image_input(self.settings.image_input.as_deref())?.datatype
+    }
+
     /// Takes note of a picture whose values span `least` to `most`; the range is settled after enough of them, for good.
+    ///
+    /// Where they fit no range safely the count starts again, so that one odd picture does not decide for ever.
     pub(super) fn note_span(&self, least: f32, most: f32) {
+        let Some(datatype) = self.datatype() else { return };
         let mut votes = self.votes();
-        votes.least = votes.least.min(least);
-        votes.most = votes.most.max(most);
-        votes.pictures += 1;
-        if votes.settled.is_none() && votes.pictures >= PICTURES_TO_SETTLE {
-            let (name, range) = Range::guess(votes.least, votes.most);
-            tracing::warn!(
-                model = &*self.name,
-                range = name,
-                "value range settled from the first pictures; set `range` to be sure"
-            );
-            votes.settled = Some(range);
+        if votes.settled.is_some() {
+            return;
+        }
+        votes.note(least, most);
+        if votes.pictures < PICTURES_TO_SETTLE {
+            return;
+        }
+        let (least, most) = (votes.least, votes.most);
+        match Range::guess(datatype, least, most) {
+            Some((name, range)) => {
+                tracing::warn!(
+                    model = &*self.name,
+                    range = name,
+                    "value range settled from the first pictures; set `range` to be sure"
+                );
+                votes.settled = Some(range);
+            }
+            None => {
+                tracing::warn!(
+                    model = &*self.name,
+                    least,
+                    most,
+                    "value range not settled, so the model is only observed; set `range`, or `scale` and `offset`"
+                );
+                *votes = RangeVotes::default();
+            }
         }
     }
 

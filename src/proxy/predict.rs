@@ -24,7 +24,6 @@ use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
 use super::status::CallError;
-use super::template::Template;
 use super::upstream::{Reply, Upstream};
 use crate::config::OnUnreadable;
 use crate::judgment::{Evidence, Likeness};
@@ -57,8 +56,6 @@ pub(super) struct Predictor<S> {
     pub(super) latencies: Latencies,
     /// Waits for a moment.
     pub(super) pacer: Arc<dyn Pacer>,
-    /// What an OK reply of the upstream looks like around its message.
-    pub(super) template: Template,
     /// Pictures that may be decoded at once: as many as there are processors, so that decoding never keeps the rest from running.
     pub(super) decoders: Semaphore,
     /// Keys the digests of forms and other inputs.
@@ -351,7 +348,7 @@ impl<S: Store> Predictor<S> {
         self.latencies.record(&stratum(asked), call.arrived.elapsed());
         Ok(match told.reply? {
             None => fresh.reply,
-            Some(reply) => self.template.reply(frame::wrap(&reply)),
+            Some(reply) => self.upstream.template.reply(frame::wrap(&reply)),
         })
     }
 
@@ -415,7 +412,7 @@ impl<S: Store> Predictor<S> {
             anchor_took = anchor_took.max(answer.took);
             answers[*row] = Some(answer);
         }
-        let reply = self.template.reply(assemble(answers, asked)?);
+        let reply = self.upstream.template.reply(assemble(answers, asked)?);
         if shadow.is_none() {
             self.hold(call, target.unwrap_or(anchor_took)).await;
         }

@@ -81,7 +81,7 @@ pub(super) async fn serve<S: Store>(
         Some(Said::Message(first)) => {
             let mut response =
                 Response::new(Replies { first: Some(first), next: replies, ended: false }.boxed_unsync());
-            *response.headers_mut() = predictor.template.headers();
+            *response.headers_mut() = predictor.upstream.template.headers();
             response
         }
         Some(Said::End(status)) => {
@@ -132,6 +132,8 @@ struct Decoupled {
 enum Next {
     /// A question, and the model that it asks.
     Asks(Box<Arrival>, Result<Arc<Model>, Unknown>),
+    /// No question that we can read: it is answered with this error.
+    Refused(CallError),
     /// Nothing more.
     End,
 }
@@ -172,6 +174,11 @@ impl<S: Store> Conversation<S> {
                     match next {
                         Ok(Next::Asks(arrival, model)) => {
                             self.take_up(*arrival, model).await;
+                            resting = Some(questions);
+                        }
+                        Ok(Next::Refused(error)) => {
+                            let refused = said(Err(error), Default::default(), false);
+                            self.answers.push_back(Box::pin(std::future::ready(refused)));
                             resting = Some(questions);
                         }
                         // What is under way is answered; the upstream's stream is told that nothing follows.
@@ -259,8 +266,13 @@ async fn next<S: Store>(
                 let model = predictor.model(&arrival).await;
                 Ok(Next::Asks(Box::new(arrival), model))
             }
-            // Like Triton, which stops reading there without a word.
-            Opened::Unparsable(..) => Ok(Next::End),
+            Opened::Unparsable(call, refusal) => {
+                match predictor.let_upstream_refuse(&call, refusal.into()).await {
+                    // Triton stops reading there without a word.
+                    Ok(_) => Ok(Next::End),
+                    Err(refusal) => Ok(Next::Refused(refusal)),
+                }
+            }
         }
     };
     let next = next.await;

@@ -24,13 +24,15 @@ struct Around {
     trailers: HeaderMap,
     /// Names whose values were seen to vary.
     varying: HashSet<HeaderName>,
+    /// Seen on a reply to a Predict call; before that, on any other reply at best.
+    seen: bool,
 }
 
 /// Names remembered as varying; the upstream is ours, so there are few.
 const MOST_VARYING: usize = 64;
 
 impl Default for Template {
-    /// What every gRPC server sends; used by nobody, since a replay follows a forward.
+    /// What every gRPC server sends.
     fn default() -> Self {
         let headers = HeaderMap::from_iter([(
             http::header::CONTENT_TYPE,
@@ -40,22 +42,35 @@ impl Default for Template {
             http::HeaderName::from_static("grpc-status"),
             HeaderValue::from_static("0"),
         )]);
-        Self { latest: ArcSwap::from_pointee(Around { headers, trailers, varying: HashSet::new() }) }
+        Self {
+            latest: ArcSwap::from_pointee(Around { headers, trailers, varying: HashSet::new(), seen: false }),
+        }
     }
 }
 
 impl Template {
-    /// Takes over what `reply`, an OK one, looks like.
+    /// Takes over what `reply`, an OK one to another call, looks like, as long as none to a Predict call was seen.
+    pub(super) fn guess(&self, reply: &Reply) {
+        if !self.latest.load().seen {
+            let (headers, trailers) = (reply.headers.clone(), reply.trailers.clone());
+            self.latest.store(Arc::new(Around { headers, trailers, varying: HashSet::new(), seen: false }));
+        }
+    }
+
+    /// Takes over what `reply`, an OK one to a Predict call, looks like.
     pub(super) fn learn(&self, reply: &Reply) {
         let known = self.latest.load();
-        if known.headers == reply.headers && known.trailers == reply.trailers {
+        if known.seen && known.headers == reply.headers && known.trailers == reply.trailers {
             return;
         }
         let mut varying = known.varying.clone();
         for (before, now) in [(&known.headers, &reply.headers), (&known.trailers, &reply.trailers)] {
             // A length varies with its message, and is written anew for each.
             let differs = |name: &&HeaderName| {
-                **name != CONTENT_LENGTH && before.contains_key(*name) && before.get(*name) != now.get(*name)
+                known.seen
+                    && **name != CONTENT_LENGTH
+                    && before.contains_key(*name)
+                    && before.get(*name) != now.get(*name)
             };
             varying.extend(now.keys().filter(differs).take(MOST_VARYING).cloned());
         }
@@ -63,6 +78,7 @@ impl Template {
             headers: without(&reply.headers, &varying),
             trailers: without(&reply.trailers, &varying),
             varying,
+            seen: true,
         }));
     }
 

@@ -23,6 +23,7 @@ use tonic::Code;
 use super::body::{self, Body, BoxError};
 use super::frame;
 use super::listen::BoxedStream;
+use super::template::Template;
 use super::tls::{self, TlsError};
 use crate::config::{UpstreamAddress, UpstreamTls};
 
@@ -100,6 +101,8 @@ pub(super) struct Upstream {
     connector: Arc<Connector>,
     lanes: Vec<Lane>,
     next: AtomicUsize,
+    /// What its OK replies look like around their message.
+    pub(super) template: Template,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
 }
@@ -396,7 +399,13 @@ impl Upstream {
     pub(super) fn open(connector: Connector) -> Self {
         let connector = Arc::new(connector);
         let lanes = (0..SHARED_LANES).map(|_| Lane::open(Arc::clone(&connector))).collect();
-        Self { connector, lanes, next: AtomicUsize::new(0), streams: AtomicBool::new(false) }
+        Self {
+            connector,
+            lanes,
+            next: AtomicUsize::new(0),
+            template: Template::default(),
+            streams: AtomicBool::new(false),
+        }
     }
 
     /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
@@ -496,6 +505,7 @@ impl Upstream {
                 .unwrap_or_else(|| tonic::Status::unknown("the reply has no grpc-status"));
             return Ok(Err(status));
         }
+        self.template.guess(&reply);
         A::decode(reply.plain(OWN_REPLY).await?.payload())
             .map(Ok)
             .map_err(|error| UpstreamError::Reply(error.to_string().into()))

@@ -12,7 +12,7 @@ use crate::protocol::pb::{
     self, infer_parameter::ParameterChoice, model_infer_request::InferRequestedOutputTensor,
 };
 use crate::protocol::query::Refusal;
-use crate::protocol::signature::Signature;
+use crate::protocol::signature::{Signature, TensorSpec};
 use crate::protocol::tensor::Datatype;
 
 /// The output parameter that asks for classes in place of a tensor.
@@ -46,10 +46,14 @@ pub(super) fn no_classes_of_text(
 pub(super) enum Outputs {
     /// Nothing: all of them, as tensors.
     All,
-    /// These outputs of the model's, by name: as a tensor, or as so many classes.
-    Named(BTreeMap<String, Shown>),
-    /// Something that the server may refuse, or that we read less well than it: sent as it stands, and answered only as it was
-    /// answered before.
+    /// These outputs of the model's, by name.
+    Named {
+        /// How each is to be shown.
+        shown: BTreeMap<String, Shown>,
+        /// Those asked for as tensors beside others' classes, although they have classes too.
+        mixed: Vec<String>,
+    },
+    /// Something that the server may refuse: sent as it stands, and answered only as it was answered before.
     Odd(Vec<InferRequestedOutputTensor>),
 }
 
@@ -67,28 +71,34 @@ impl Outputs {
         if asked.is_empty() {
             return Self::All;
         }
-        let mut named = BTreeMap::new();
+        let known = |name: &str| signature.outputs.iter().find(|output| output.name == name);
+        let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
         for output in asked {
-            let known = signature.outputs.iter().any(|known| known.name == output.name);
-            let shown = match output.parameters.get(CLASSIFICATION).map(|value| &value.parameter_choice) {
-                None => Some(Shown::Tensor),
-                // Cut to 32 bits by the server; none left is a form of its own, and fewer than none are refused.
-                Some(Some(ParameterChoice::Int64Param(classes @ 1..))) => {
-                    Some(Shown::Classes(*classes as u32)).filter(|shown| *shown != Shown::Classes(0))
-                }
-                Some(_) => None,
+            let as_asked = match output.parameters.get(CLASSIFICATION).map(|value| &value.parameter_choice) {
+                None => Shown::Tensor,
+                // Cut to 32 bits by the server, to none at all if it comes to that; fewer than one are refused.
+                Some(Some(ParameterChoice::Int64Param(classes @ 1..))) => Shown::Classes(*classes as u32),
+                Some(_) => return Self::Odd(asked.to_vec()),
             };
-            let agrees =
-                shown.is_some_and(|shown| *named.entry(output.name.clone()).or_insert(shown) == shown);
-            if !known || !agrees {
+            if known(&output.name).is_none() {
                 return Self::Odd(asked.to_vec());
             }
+            // Of an output named more than once the first number of classes counts.
+            let before = shown.entry(output.name.clone()).or_insert(as_asked);
+            if *before == Shown::Tensor {
+                *before = as_asked;
+            }
         }
-        Self::Named(named)
+        let has_classes = shown.values().any(|shown| *shown != Shown::Tensor);
+        let is_mixed = |(name, shown): &(&String, &Shown)| {
+            has_classes && **shown == Shown::Tensor && known(name).is_some_and(TensorSpec::has_classes)
+        };
+        let mixed = shown.iter().filter(is_mixed).map(|(name, _)| name.clone()).collect();
+        Self::Named { shown, mixed }
     }
 
-    /// A keyed digest of the form of the answer; 0 for plain tensors. Which outputs are named and how many classes are wanted is
-    /// cut locally, and so no part of it.
+    /// A keyed digest of the form of the answer; 0 for tensors. Which outputs are named and how many classes are wanted is cut
+    /// locally, and so no part of it.
     pub(super) fn form(&self, key: &[u8; 32]) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(key);
         match self {
@@ -97,45 +107,47 @@ impl Outputs {
                     digest::absorb(&mut hasher, &output.encode_to_vec());
                 }
             }
-            _ if !self.has_classes() => return 0,
-            Self::All => {}
-            Self::Named(named) => {
-                for (name, _) in named.iter().filter(|(_, shown)| **shown != Shown::Tensor) {
+            Self::Named { mixed, .. } if self.has_classes() => {
+                for name in mixed {
                     digest::absorb(&mut hasher, name.as_bytes());
                 }
             }
+            Self::All | Self::Named { .. } => return 0,
         }
         digest::short(&hasher).max(1)
     }
 
-    /// Whether some output is asked for as classes.
-    pub(super) fn has_classes(&self) -> bool {
-        matches!(self, Self::Named(named) if named.values().any(|shown| *shown != Shown::Tensor))
+    fn has_classes(&self) -> bool {
+        matches!(self, Self::Named { shown, .. } if shown.values().any(|shown| *shown != Shown::Tensor))
     }
 
-    /// The outputs to ask the upstream for: none for all of them as tensors.
+    /// The outputs to ask the upstream for: none for all of them as tensors. Where classes are wanted of one, all that have
+    /// classes are asked for all of theirs, but those that are wanted as tensors.
     pub(super) fn to_ask(&self, signature: &Signature) -> Vec<InferRequestedOutputTensor> {
         match self {
             Self::Odd(asked) => asked.clone(),
-            Self::Named(named) if self.has_classes() => {
-                let ask = |name: &String| {
-                    let is_classified = matches!(named.get(name), Some(Shown::Classes(_)));
+            Self::Named { shown, .. } if self.has_classes() => {
+                let ask = |output: &TensorSpec| {
+                    let with_classes = match shown.get(&output.name) {
+                        Some(shown) => *shown != Shown::Tensor,
+                        None => output.has_classes(),
+                    };
                     let all = pb::InferParameter {
                         parameter_choice: Some(ParameterChoice::Int64Param(ALL_CLASSES)),
                     };
                     let parameters =
-                        is_classified.then(|| (CLASSIFICATION.to_owned(), all)).into_iter().collect();
-                    InferRequestedOutputTensor { name: name.clone(), parameters }
+                        with_classes.then(|| (CLASSIFICATION.to_owned(), all)).into_iter().collect();
+                    InferRequestedOutputTensor { name: output.name.clone(), parameters }
                 };
-                signature.outputs.iter().map(|output| ask(&output.name)).collect()
+                signature.outputs.iter().map(ask).collect()
             }
-            Self::All | Self::Named(_) => Vec::new(),
+            Self::All | Self::Named { .. } => Vec::new(),
         }
     }
 
     /// Whether the request's own bytes ask for all that is to be kept.
     pub(super) fn are_sent_as_they_stand(&self) -> bool {
-        !matches!(self, Self::Named(_))
+        !matches!(self, Self::Named { .. })
     }
 
     /// Whether the signature shows that the server gives these outputs in this form.
@@ -143,7 +155,7 @@ impl Outputs {
         match self {
             Self::All => true,
             Self::Odd(_) => false,
-            Self::Named(named) => named.iter().all(|(name, shown)| {
+            Self::Named { shown, .. } => shown.iter().all(|(name, shown)| {
                 let output = signature.outputs.iter().find(|output| output.name == *name);
                 output.is_some_and(|output| *shown == Shown::Tensor || output.has_classes())
             }),
@@ -154,14 +166,14 @@ impl Outputs {
     pub(super) fn shows(&self, output: &str) -> Option<Shown> {
         match self {
             Self::All | Self::Odd(_) => Some(Shown::Tensor),
-            Self::Named(named) => named.get(output).copied(),
+            Self::Named { shown, .. } => shown.get(output).copied(),
         }
     }
 
     /// The outputs that a reply must hold by name.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let named = match self {
-            Self::Named(named) => Some(named.keys()),
+            Self::Named { shown, .. } => Some(shown.keys()),
             Self::All | Self::Odd(_) => None,
         };
         named.into_iter().flatten().map(String::as_str)

@@ -126,7 +126,7 @@ fn request(rows: i64) -> pb::ModelInferRequest {
 
 fn read(message: pb::ModelInferRequest) -> Result<InferQuery, Refusal> {
     let payload = Bytes::from(message.encode_to_vec());
-    let reading = tensor::Reading { layout: None, bgr: false, range: None };
+    let reading = tensor::Reading { range: Some(tensor::Range::LEVELS), ..tensor::Reading::default() };
     InferQuery::read(message, payload, &signature(), How { image_input: None, reading })
 }
 
@@ -262,14 +262,30 @@ fn all_classes_are_asked_for_and_as_many_given_as_were_wanted() {
 }
 
 #[test]
-fn a_number_of_classes_that_the_server_reads_otherwise_is_left_to_it() {
-    for odd in [0, -1, 1 << 32, 1 << 40] {
+fn a_number_of_classes_is_cut_as_the_server_cuts_it() {
+    let all = Bytes::from(classes(10).encode_to_vec());
+    for (asked, given) in [((1 << 32) + 2, 2), (1 << 40, 0), (i64::MAX, 10)] {
+        let told = read(classified(asked)).unwrap().told(all.clone(), 2).unwrap();
+        let expected = Bytes::from(classes(given).encode_to_vec());
+        assert_eq!(told.reply.unwrap().unwrap_or(all.clone()), expected, "{asked}");
+    }
+    let mut twice = classified(4);
+    twice.outputs.insert(0, request_for_scores());
+    twice.outputs.extend(classified(2).outputs);
+    let told = read(twice).unwrap().told(all, 2).unwrap();
+    assert_eq!(told.reply.unwrap().unwrap(), classes(4).encode_to_vec(), "the first number counts");
+}
+
+#[test]
+fn fewer_classes_than_one_are_left_to_the_server() {
+    for odd in [0, -1] {
         let query = read(classified(odd)).unwrap();
         assert_eq!(query.for_all_rows(&signature()), None, "{odd}");
         assert_eq!(decoded(&query.for_rows(&[0], &signature())).outputs, classified(odd).outputs);
         assert!(!query.is_accepted_by(&signature()));
     }
-    let mut differing = classified(1);
-    differing.outputs.extend(classified(2).outputs);
-    assert!(!read(differing).unwrap().is_accepted_by(&signature()));
+}
+
+fn request_for_scores() -> pb::model_infer_request::InferRequestedOutputTensor {
+    pb::model_infer_request::InferRequestedOutputTensor { name: "scores".into(), ..Default::default() }
 }

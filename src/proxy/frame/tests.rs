@@ -217,7 +217,7 @@ async fn what_stands_after_compressed_data_is_refused() {
         let member = compressed(b"one", encoding);
         for more in [&b"x"[..], &compressed(b"two", encoding), &[0; 30]] {
             let found = opened(&[&member, more].concat(), encoding, 1000).await;
-            assert!(matches!(found, Err(InflateError::Trailing(bytes)) if bytes == more.len()));
+            assert!(matches!(found, Err(InflateError::Corrupt("gzip" | "deflate"))));
         }
     }
 }

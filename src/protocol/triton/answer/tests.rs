@@ -148,7 +148,10 @@ fn a_reply_is_cut_to_the_outputs_that_were_named_each_with_its_own_bytes() {
 fn wanted(names: &[&str]) -> Outputs {
     match names {
         [] => Outputs::All,
-        names => Outputs::Named(names.iter().map(|name| ((*name).to_owned(), Shown::Tensor)).collect()),
+        names => {
+            let shown = names.iter().map(|name| ((*name).to_owned(), Shown::Tensor)).collect();
+            Outputs::Named { shown, mixed: Vec::new() }
+        }
     }
 }
 
