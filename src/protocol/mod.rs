@@ -7,6 +7,7 @@
 //! - [`size`]: how much memory a request takes once decoded, before it is;
 //! - [`signature`]: what a model takes and gives, from its configuration or metadata;
 //! - [`triton`]: one `ModelInfer` request as a query;
+//! - [`tf_serving`]: TensorFlow Serving's calls as queries;
 //! - [`tensor`]: data type, shape, layout and bytes into [`crate::judgment::Image`]s;
 //! - [`encoded`]: JPEG, PNG, WebP, GIF and BMP into the same.
 
@@ -20,6 +21,17 @@ pub mod pb {
     tonic::include_proto!("inference");
 }
 
+/// TensorFlow's messages, generated from `proto/tensorflow`.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+pub mod tensorflow {
+    tonic::include_proto!("tensorflow");
+
+    /// The messages of TensorFlow Serving, generated from `proto/tensorflow_serving`.
+    pub mod serving {
+        tonic::include_proto!("tensorflow.serving");
+    }
+}
+
 pub mod answer;
 mod digest;
 pub mod encoded;
@@ -27,6 +39,7 @@ pub mod query;
 pub mod signature;
 pub mod size;
 pub mod tensor;
+pub mod tf_serving;
 pub mod triton;
 mod wire;
 

@@ -2,6 +2,9 @@
 
 use super::pb;
 use super::tensor::{Datatype, Layout};
+use super::tensorflow::serving::{GetModelMetadataResponse, SignatureDefMap, model_spec::VersionChoice};
+use super::tensorflow::{SignatureDef, TensorInfo};
+use super::tf_serving;
 
 /// One input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct TensorSpec {
     pub optional: bool,
     /// Whether it carries the batch dimension in front of `dims`.
     pub batched: bool,
+    /// Whether a row may have any number of dimensions; `dims` says nothing then.
+    pub of_any_rank: bool,
 }
 
 /// How many rows one request may hold.
@@ -27,6 +32,15 @@ pub enum Batching {
     UpTo(u32),
     /// The dimensions say it all: a leading -1 is a batch dimension.
     ByDims,
+}
+
+/// Where a model takes its pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pictures {
+    /// In one of its inputs.
+    Inputs,
+    /// In a feature of TensorFlow's Examples, which all stand in the one input: no signature names their features.
+    Features,
 }
 
 /// A model's signature. Two equal signatures read every request alike.
@@ -46,6 +60,8 @@ pub struct Signature {
     pub decoupled: bool,
     /// Whether the server gave the full configuration, so that an accepted form is known without having been tried.
     pub complete: bool,
+    /// Where pictures stand.
+    pub pictures: Pictures,
 }
 
 impl Signature {
@@ -89,6 +105,7 @@ impl Signature {
             stateful: config.sequence_batching.is_some(),
             decoupled: config.model_transaction_policy.as_ref().is_some_and(|policy| policy.decoupled),
             complete: true,
+            pictures: Pictures::Inputs,
         }
     }
 
@@ -106,7 +123,41 @@ impl Signature {
             stateful: false,
             decoupled: false,
             complete: false,
+            pictures: Pictures::Inputs,
         }
+    }
+
+    /// From TensorFlow Serving's metadata of one version, for the signature called `name`; none where the model has none of that
+    /// name. A leading -1 is the batch dimension, but of a picture of any size.
+    pub fn from_signature_def(metadata: &GetModelMetadataResponse, name: &str) -> Option<Self> {
+        let described = metadata.metadata.get("signature_def")?;
+        if described.type_url.rsplit('/').next() != Some("tensorflow.serving.SignatureDefMap") {
+            return None;
+        }
+        let signatures: SignatureDefMap = prost::Message::decode(&described.value[..]).ok()?;
+        let signature = signatures.signature_def.get(name)?;
+        let inputs = signature.inputs.iter().map(|(alias, info)| {
+            let optional = signature.defaults.contains_key(alias);
+            dense(alias, info, optional, info.is_sized_picture())
+        });
+        let outputs = signature.outputs.iter().map(|(alias, info)| dense(alias, info, false, false));
+        let version = metadata.model_spec.as_ref().and_then(|spec| spec.version_choice.as_ref());
+        let versions = match version {
+            Some(VersionChoice::Version(version)) => vec![version.to_string()],
+            Some(VersionChoice::VersionLabel(_)) | None => Vec::new(),
+        };
+        let takes_examples =
+            matches!(&signature.method_name[..], CLASSIFY | REGRESS) && signature.inputs.len() == 1;
+        Some(Self {
+            inputs: inputs.collect(),
+            outputs: outputs.collect(),
+            batching: Batching::ByDims,
+            versions,
+            stateful: false,
+            decoupled: false,
+            complete: signature.is_predictable(),
+            pictures: if takes_examples { Pictures::Features } else { Pictures::Inputs },
+        })
     }
 
     /// Whether every input and output carries the batch dimension, so that rows can be taken apart and put together.
@@ -126,8 +177,10 @@ impl Signature {
     /// The input that holds the picture: the one named `chosen`, else the first that is shaped like one.
     ///
     /// Where none is, the first that takes one BYTES element a row: an encoded picture, or text (see [`Refusal::Text`](super::query::Refusal::Text)).
+    /// Of Examples, whose features no signature names, it is the input that holds them.
     pub fn image_input(&self, chosen: Option<&str>) -> Option<&TensorSpec> {
         match chosen {
+            _ if self.pictures == Pictures::Features => self.inputs.first(),
             Some(name) => self.inputs.iter().find(|input| input.name == name),
             None => {
                 let shaped = self.inputs.iter().find(|input| input.looks_like_an_image());
@@ -165,12 +218,51 @@ impl TensorSpec {
 
     /// Whether a shape without its batch dimension is one that this tensor takes.
     pub fn takes(&self, shape: &[i64]) -> bool {
-        self.dims.len() == shape.len()
-            && self
-                .dims
-                .iter()
-                .zip(shape)
-                .all(|(&dim, &size)| if dim == -1 { size >= 0 } else { dim == size })
+        let fits = |(&dim, &size): (&i64, &i64)| if dim == -1 { size >= 0 } else { dim == size };
+        self.of_any_rank || (self.dims.len() == shape.len() && self.dims.iter().zip(shape).all(fits))
+    }
+}
+
+/// What the method of a signature is called that takes Examples.
+const CLASSIFY: &str = "tensorflow/serving/classify";
+const REGRESS: &str = "tensorflow/serving/regress";
+
+impl SignatureDef {
+    /// Whether TensorFlow Serving takes Predict calls for it.
+    fn is_predictable(&self) -> bool {
+        matches!(&self.method_name[..], "tensorflow/serving/predict" | CLASSIFY | REGRESS)
+    }
+}
+
+impl TensorInfo {
+    fn sizes(&self) -> Option<Vec<i64>> {
+        let shape = self.tensor_shape.as_ref().filter(|shape| !shape.unknown_rank)?;
+        Some(shape.dim.iter().map(|dim| dim.size).collect())
+    }
+
+    /// A single picture of any size rather than a batch of something else: [-1, -1, 3].
+    fn is_sized_picture(&self) -> bool {
+        self.dtype() != super::tensorflow::DataType::DtString
+            && matches!(self.sizes().as_deref(), Some([-1, -1, 1 | 3 | 4]))
+    }
+}
+
+/// An input or output of a SavedModel.
+fn dense(alias: &str, info: &TensorInfo, optional: bool, is_single: bool) -> TensorSpec {
+    let sizes = info.sizes();
+    let (batched, dims) = match sizes.as_deref() {
+        None => (true, &[][..]),
+        Some([-1, row @ ..]) if !is_single => (true, row),
+        Some(dims) => (false, dims),
+    };
+    TensorSpec {
+        name: alias.to_owned(),
+        datatype: tf_serving::datatype_of(info.dtype()),
+        dims: dims.to_vec(),
+        layout: None,
+        optional,
+        batched,
+        of_any_rank: sizes.is_none(),
     }
 }
 
@@ -211,12 +303,22 @@ fn spec(
         Batching::ByDims if dims == [-1] && datatype == Some(Datatype::Bytes) => (plain, &dims[1..]),
         Batching::ByDims => (false, dims),
     };
-    TensorSpec { name: name.to_owned(), datatype, dims: dims.to_vec(), layout, optional, batched }
+    TensorSpec {
+        name: name.to_owned(),
+        datatype,
+        dims: dims.to_vec(),
+        layout,
+        optional,
+        batched,
+        of_any_rank: false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::tensorflow::serving::ModelSpec;
+    use crate::protocol::tensorflow::{DataType, TensorShapeProto, tensor_shape_proto::Dim};
 
     fn config(max_batch_size: i32, input: &[i64], output: &[i64]) -> Signature {
         let input = pb::ModelInput {
@@ -271,6 +373,100 @@ mod tests {
             (&[3, 3], false),
         ] {
             assert_eq!(config(8, dims, &[10]).image_input(None).is_some(), is_picture, "{dims:?}");
+        }
+    }
+
+    fn info(dtype: DataType, dims: &[i64]) -> TensorInfo {
+        let dim = dims.iter().map(|&size| Dim { size, name: String::new() }).collect();
+        let tensor_shape = Some(TensorShapeProto { dim, unknown_rank: false });
+        TensorInfo { dtype: dtype.into(), tensor_shape, ..TensorInfo::default() }
+    }
+
+    /// What TensorFlow Serving says of version 3 of a model whose signature `x` takes `input`.
+    fn metadata(method: &str, input: TensorInfo) -> GetModelMetadataResponse {
+        let signature = SignatureDef {
+            inputs: [("image".to_owned(), input)].into(),
+            outputs: [("scores".to_owned(), info(DataType::DtFloat, &[-1, 10]))].into(),
+            method_name: method.into(),
+            ..SignatureDef::default()
+        };
+        let map = SignatureDefMap { signature_def: [("x".to_owned(), signature)].into() };
+        let described = prost_types::Any {
+            type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap".into(),
+            value: prost::Message::encode_to_vec(&map),
+        };
+        let spec = ModelSpec { version_choice: Some(VersionChoice::Version(3)), ..ModelSpec::default() };
+        GetModelMetadataResponse {
+            model_spec: Some(spec),
+            metadata: [("signature_def".to_owned(), described)].into(),
+        }
+    }
+
+    #[test]
+    fn a_saved_models_signature_is_that_of_its_name() {
+        let metadata = metadata("tensorflow/serving/predict", info(DataType::DtUint8, &[-1, 32, 32, 3]));
+        let signature = Signature::from_signature_def(&metadata, "x").unwrap();
+        assert_eq!(signature.versions, ["3"]);
+        assert!(signature.complete && signature.splits() && signature.pictures == Pictures::Inputs);
+        let image = signature.image_input(None).unwrap();
+        assert_eq!(
+            (image.datatype, &image.dims[..], image.batched),
+            (Some(Datatype::Uint8), &[32, 32, 3][..], true)
+        );
+        assert!(!image.optional);
+        assert_eq!(Signature::from_signature_def(&metadata, "y"), None);
+        let mut other = metadata;
+        other.metadata.get_mut("signature_def").unwrap().type_url = "type.googleapis.com/other".into();
+        assert_eq!(Signature::from_signature_def(&other, "x"), None);
+        assert_eq!(Signature::from_signature_def(&GetModelMetadataResponse::default(), "x"), None);
+    }
+
+    #[test]
+    fn a_leading_dimension_of_any_size_counts_rows_but_of_one_picture_of_any_size() {
+        for (dtype, dims, batched, row) in [
+            (DataType::DtUint8, &[-1, 32, 32, 3][..], true, &[32, 32, 3][..]),
+            (DataType::DtUint8, &[-1, -1, -1, 3], true, &[-1, -1, 3]),
+            (DataType::DtUint8, &[-1, -1, 3], false, &[-1, -1, 3]),
+            (DataType::DtUint8, &[-1, 28, 28], true, &[28, 28]),
+            (DataType::DtUint8, &[1, 32, 32, 3], false, &[1, 32, 32, 3]),
+            (DataType::DtString, &[-1], true, &[]),
+            (DataType::DtString, &[-1, 1], true, &[1]),
+            (DataType::DtString, &[], false, &[]),
+        ] {
+            let metadata = metadata("tensorflow/serving/predict", info(dtype, dims));
+            let signature = Signature::from_signature_def(&metadata, "x").unwrap();
+            let input = &signature.inputs[0];
+            assert_eq!((input.batched, &input.dims[..]), (batched, row), "{dtype:?} {dims:?}");
+        }
+    }
+
+    #[test]
+    fn a_rank_that_is_not_known_takes_any_shape() {
+        let mut input = info(DataType::DtFloat, &[]);
+        input.tensor_shape = Some(TensorShapeProto { unknown_rank: true, ..TensorShapeProto::default() });
+        let signature =
+            Signature::from_signature_def(&metadata("tensorflow/serving/predict", input), "x").unwrap();
+        let input = &signature.inputs[0];
+        assert!(input.of_any_rank && input.batched && input.takes(&[32, 32, 3]) && input.takes(&[]));
+        assert!(signature.image_input(None).is_none() && signature.image_input(Some("image")).is_some());
+    }
+
+    #[test]
+    fn a_signature_that_takes_examples_holds_its_pictures_in_their_features() {
+        for (method, examples, complete) in [
+            ("tensorflow/serving/classify", true, true),
+            ("tensorflow/serving/regress", true, true),
+            ("tensorflow/serving/predict", false, true),
+            ("my/own", false, false),
+        ] {
+            let metadata = metadata(method, info(DataType::DtString, &[-1]));
+            let signature = Signature::from_signature_def(&metadata, "x").unwrap();
+            assert_eq!(
+                (signature.pictures == Pictures::Features, signature.complete),
+                (examples, complete),
+                "{method}"
+            );
+            assert_eq!(signature.image_input(Some("image/encoded")).is_some(), examples, "{method}");
         }
     }
 }

@@ -6,10 +6,10 @@
 use super::wire;
 
 /// Bytes of a decoded message or map entry, generously: its fields, its place in a vector that grows by doubling.
-const MESSAGE: usize = 1024;
+pub(super) const MESSAGE: usize = 1024;
 
 /// Bytes of a string or bytes field beside its content.
-const HANDLE: usize = 64;
+pub(super) const HANDLE: usize = 64;
 
 /// An upper bound of the bytes that decoding `payload`, a `ModelInferRequest`, allocates. Content that is shared with the
 /// payload is not counted again. Cost: one pass over field keys, none over content except typed numbers' length.
@@ -51,7 +51,7 @@ fn contents(number: u32, content: &[u8]) -> usize {
 
 /// The sum of `cost` over the fields of a message; a field that is not length-delimited has no content. What does not parse
 /// costs nothing: decoding stops there too.
-fn fields(message: &[u8], cost: impl Fn(u32, &[u8]) -> usize) -> usize {
+pub(super) fn fields(message: &[u8], cost: impl Fn(u32, &[u8]) -> usize) -> usize {
     wire::fields(message).fold(0, |total, field| total.saturating_add(cost(field.number, field.content)))
 }
 
