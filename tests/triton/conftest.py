@@ -1,13 +1,8 @@
 """A real Triton for the whole run, a Refrain in front of it for each test, and clients of both."""
 
 import contextlib
-import os
 import pathlib
-import re
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -16,61 +11,10 @@ sys.path[:0] = [str(ROOT / "tests" / "servers"), str(ROOT / "tests" / "triton")]
 
 import asking  # noqa: E402
 import triton as servers  # noqa: E402
+from refrain import CALLERS, Refrains  # noqa: E402
 
-BINARY = pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target" / "release" / "refrain"))
-START_SECONDS = 20
-STOP_SECONDS = 30
-
-# The callers of the tests name themselves; the range of float models is said, not learned.
-CALLERS = '[caller]\nmetadata = "x-user"\ntrusted_peers = ["127.0.0.0/8"]\n'
+# The range of float models is said, not learned.
 RANGES = "".join(f'[models."{model}"]\nrange = "0..1"\n' for model in ("clf", "clf_nchw", "clf_single", "summed"))
-
-
-class Refrain:
-    """One running `refrain proxy`, ended by its own process id."""
-
-    def __init__(self, folder, config, upstream, *flags):
-        folder.mkdir()
-        (folder / "refrain.toml").write_text(config)
-        self.log = folder / "log"
-        command = [BINARY, "proxy", "--config", folder / "refrain.toml", "--listen", "127.0.0.1:0", "--upstream", upstream]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("REFRAIN_", "OTEL_"))}
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *flags], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        self.port = self._listening()
-
-    def _listening(self):
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            if found := re.search(r"listening on 127\.0\.0\.1:(\d+)", plain(self.said())):
-                return int(found[1])
-            if self.process.poll() is not None:
-                pytest.fail(f"refrain ended with {self.process.returncode} before it listened:\n{self.said()}")
-            time.sleep(0.01)
-        self.process.kill()
-        self.process.wait()
-        pytest.fail(f"refrain said no address within {START_SECONDS} s:\n{self.said()}")
-
-    def said(self):
-        return self.log.read_text(errors="replace")
-
-    def stop(self):
-        """Asks it to end; returns its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            pytest.fail(f"refrain did not end within {STOP_SECONDS} s of SIGTERM:\n{self.said()}")
-
-
-def plain(text):
-    """Text without the colours of a terminal."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 class Table:
@@ -114,21 +58,14 @@ def direct(triton):
 @pytest.fixture
 def refrain(triton, tmp_path):
     """Starts proxies: `refrain()` with the tests' ordinary configuration, which `top` (top-level keys) and `tables` extend."""
-    started = []
+    proxies = Refrains(tmp_path)
 
     def start(top="", tables="", *flags, callers=CALLERS, upstream=None):
         config = f"{top}\n{callers}\n{RANGES}\n{tables}\n"
-        upstream = upstream or f"http://127.0.0.1:{triton.grpc}"
-        proxy = Refrain(tmp_path / f"refrain-{len(started)}", config, upstream, *flags)
-        started.append(proxy)
-        return proxy
+        return proxies.start(config, upstream or f"http://127.0.0.1:{triton.grpc}", *flags)
 
     yield start
-    for proxy in started:
-        ended = proxy.process.poll()
-        assert ended is None, f"refrain ended by itself with {ended}:\n{proxy.said()}"
-        assert proxy.stop() == 0, proxy.said()
-        assert "panicked" not in proxy.said(), proxy.said()
+    proxies.stop()
 
 
 @pytest.fixture
