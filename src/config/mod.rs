@@ -212,9 +212,14 @@ impl Config {
         judging(&self.models) == judging(&other.models) && patterns(self) == patterns(other)
     }
 
-    /// The settings of `model`: those of the longest pattern that matches its name.
-    pub fn model(&self, model: &str) -> &ModelSettings {
-        let matching = self.patterns.iter().rev().find(|(pattern, _)| pattern.is_match(model));
+    /// The settings of `model`: those of the longest pattern that matches its name, or its name and `signature` (`name/signature`)
+    /// where it has signatures.
+    pub fn model(&self, model: &str, signature: &str) -> &ModelSettings {
+        let signed = format!("{model}/{signature}");
+        let matches = |pattern: &GlobMatcher| {
+            pattern.is_match(model) || !signature.is_empty() && pattern.is_match(&signed)
+        };
+        let matching = self.patterns.iter().rev().find(|(pattern, _)| matches(pattern));
         matching.map_or(&self.models, |(_, settings)| settings)
     }
 }
@@ -269,8 +274,8 @@ mod tests {
     fn an_empty_configuration_is_the_defaults() {
         let config = config("").unwrap();
         assert_eq!(config.limits.message_bytes, 64 << 20);
-        assert_eq!(config.model("any").mode, Mode::Enforce);
-        assert_eq!(config.model("any").rules, Rules::hardened());
+        assert_eq!(config.model("any", "").mode, Mode::Enforce);
+        assert_eq!(config.model("any", "").rules, Rules::hardened());
         assert_eq!(config.listen, Address::Tcp("0.0.0.0:8001".parse().unwrap()));
     }
 
@@ -323,15 +328,19 @@ mod tests {
             judgment = { suspect_bits = 30 }
             [models."clf_off*"]
             mode = "off"
+            [models."clf_u8/*"]
+            group = "signed"
             "#,
         )
         .unwrap();
-        assert_eq!(config.model("other").mode, Mode::Observe);
-        assert_eq!(config.model("other").on_unreadable, OnUnreadable::Forward);
-        let clf = config.model("clf_u8");
+        assert_eq!(config.model("other", "").mode, Mode::Observe);
+        assert_eq!(config.model("other", "").on_unreadable, OnUnreadable::Forward);
+        let clf = config.model("clf_u8", "");
         assert_eq!((clf.mode, clf.rules.reuse_bits, clf.rules.suspect_bits), (Mode::Enforce, 7, 30));
         assert_eq!(clf.on_unreadable, OnUnreadable::Reject);
-        assert_eq!(config.model("clf_off_1").mode, Mode::Off);
+        assert_eq!(config.model("clf_off_1", "").mode, Mode::Off);
+        assert_eq!(config.model("clf_u8", "x").group.as_deref(), Some("signed"));
+        assert_eq!(config.model("clf_u8", "").group, None);
     }
 
     #[test]

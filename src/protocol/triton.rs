@@ -257,13 +257,13 @@ impl Query for InferQuery {
         for (at, (input, described)) in self.inputs.iter().zip(&self.message.inputs).enumerate() {
             digest::absorb(&mut hasher, described.name.as_bytes());
             digest::absorb(&mut hasher, described.datatype.as_bytes());
-            hasher.update(&(described.shape.len() as u64).to_le_bytes());
-            for dim in &described.shape {
-                hasher.update(&dim.to_le_bytes());
-            }
+            // How many rows may come is the signature's to say.
+            let dims = if input.batched { &described.shape[1..] } else { &described.shape };
+            digest::absorb(&mut hasher, &dims.iter().flat_map(|dim| dim.to_le_bytes()).collect::<Vec<_>>());
             if at != self.image {
                 digest::absorb(&mut hasher, &input.data);
             } else if input.datatype == Datatype::Bytes {
+                // Not every model opens each kind of file.
                 let files = (0..self.rows).filter_map(|row| self.element(row).ok());
                 for container in encoded::containers(files) {
                     digest::absorb(&mut hasher, container.as_bytes());

@@ -95,6 +95,7 @@ impl<S: Store> Predictor<S> {
             .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
         self.learn(&told, &*query, &model, &rows, &live);
         self.upstream.template.learn(&reply);
+        model.template().learn(&reply);
 
         let version: Arc<str> = match told.version.as_str() {
             "" => model.version_served(query.version()).into(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tonic::Code;
 
+use super::template::Template;
 use super::upstream::{Upstream, UpstreamError};
 use crate::config::{Config, Mode, ModelSettings};
 use crate::judgment::Judge;
@@ -76,6 +77,8 @@ struct Learned {
     generation: AtomicU64,
     /// What the server counted of the model's work when it was last asked.
     counted: AtomicU64,
+    /// What its OK replies look like around their message: some servers name the model there.
+    template: Template,
     /// How the server writes its replies to requests with raw values, and to those with typed ones.
     writing: [AtomicU8; 2],
     forms: Mutex<Forms>,
@@ -220,7 +223,7 @@ impl Models {
         }
         let learned = self.learned(key);
         learned.reloaded.store(false, Ordering::Relaxed);
-        let settings = self.config.model(name).clone();
+        let settings = self.config.model(name, &key.signature).clone();
         let model = Arc::new(Model::new(key, settings, signature, self.key, learned));
         if known.len() < MOST_MODELS || known.contains_key(key) {
             model.introduce();
@@ -390,6 +393,11 @@ impl Model {
         } else {
             format!("{version}, loaded again {generation} times")
         }
+    }
+
+    /// What its OK replies look like around their message.
+    pub(super) fn template(&self) -> &Template {
+        &self.learned.template
     }
 
     /// Takes note that a request with values written so got a reply with values written so.

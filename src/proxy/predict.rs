@@ -348,7 +348,7 @@ impl<S: Store> Predictor<S> {
         self.latencies.record(&stratum(asked), call.arrived.elapsed());
         Ok(match told.reply? {
             None => fresh.reply,
-            Some(reply) => self.upstream.template.reply(frame::wrap(&reply)),
+            Some(reply) => asked.model.template().reply(frame::wrap(&reply)),
         })
     }
 
@@ -412,7 +412,7 @@ impl<S: Store> Predictor<S> {
             anchor_took = anchor_took.max(answer.took);
             answers[*row] = Some(answer);
         }
-        let reply = self.upstream.template.reply(assemble(answers, asked)?);
+        let reply = asked.model.template().reply(assemble(answers, asked)?);
         if shadow.is_none() {
             self.hold(call, target.unwrap_or(anchor_took)).await;
         }

@@ -1,5 +1,6 @@
 //! Classify, Regress and MultiInference: each row an Example, the picture one of its features.
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -367,9 +368,10 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
     fn validity(&self, key: &[u8; 32]) -> [u8; 16] {
         let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(&self.form(key).to_le_bytes());
-        hasher.update(&(self.rows.len() as u64).to_le_bytes());
         hasher.update(&[u8::from(self.request.with_context)]);
-        self.other_inputs(key).iter().for_each(|inputs| {
+        // How many Examples may come is the server's to say; what each may hold besides its picture has to be tried.
+        let inputs: BTreeSet<u64> = self.other_inputs(key).into_iter().collect();
+        inputs.iter().for_each(|inputs| {
             hasher.update(&inputs.to_le_bytes());
         });
         let mut seen: Vec<_> =

@@ -306,7 +306,9 @@ impl Query for PredictQuery {
             &self.message.model_spec.as_ref().map(Message::encode_to_vec).unwrap_or_default(),
         );
         for (at, input) in self.inputs.iter().enumerate() {
-            absorb_described(&mut hasher, input, &input.tensor.dims);
+            // How many rows may come is the signature's to say.
+            absorb_described(&mut hasher, input, input.row_dims());
+            hasher.update(&[u8::from(input.batched)]);
             if at == self.image {
                 let files = input.tensor.text(0, 1).iter().map(|element| &element[..]);
                 for container in encoded::containers(files) {

@@ -29,9 +29,11 @@ pub(super) fn split(reply: &pb::ModelInferResponse, rows: usize) -> Result<Vec<B
         }
         let mut described = output.clone();
         described.shape[0] = 1;
-        described.contents = None;
+        if typed_contents(reply, output).is_some() {
+            described.contents = None;
+        }
         let wrong = || AnswerError::Bytes(output.name.clone());
-        match &output.contents {
+        match typed_contents(reply, output) {
             Some(contents) => {
                 for (row, part) in parts.iter_mut().enumerate() {
                     let contents = Some(typed_row(contents, row, rows).ok_or_else(wrong)?);
@@ -78,14 +80,17 @@ pub(super) fn join(mut rows: Vec<pb::ModelInferResponse>) -> Result<pb::ModelInf
                 return Err(AnswerError::Differ("outputs"));
             }
         }
-        if let Some(contents) = &mut described.contents {
+        if typed_contents(first, output).is_some()
+            && let Some(contents) = &mut described.contents
+        {
             for row in &rows[1..] {
                 if let Some(more) = &row.outputs[at].contents {
                     append(contents, more);
                 }
             }
         } else {
-            let position = first.outputs[..at].iter().filter(|output| output.contents.is_none()).count();
+            let position =
+                first.outputs[..at].iter().filter(|output| typed_contents(first, output).is_none()).count();
             let mut data = BytesMut::new();
             for row in &rows {
                 data.extend_from_slice(
@@ -107,9 +112,11 @@ pub(super) fn cut(
     wanted: &Outputs,
 ) -> Result<pb::ModelInferResponse, AnswerError> {
     id.clone_into(&mut reply.id);
+    let typed: Vec<bool> =
+        reply.outputs.iter().map(|output| typed_contents(&reply, output).is_some()).collect();
     let mut raw = std::mem::take(&mut reply.raw_output_contents).into_iter();
-    for mut output in std::mem::take(&mut reply.outputs) {
-        let mut data = if output.contents.is_none() { raw.next() } else { None };
+    for (mut output, typed) in std::mem::take(&mut reply.outputs).into_iter().zip(typed) {
+        let mut data = if typed { None } else { raw.next() };
         let Some(shown) = wanted.shows(&output.name) else { continue };
         if let (Shown::Classes(classes), Some(all)) = (shown, &data)
             && Datatype::of_name(&output.datatype) == Some(Datatype::Bytes)
@@ -167,7 +174,17 @@ fn first_classes(output: &mut InferOutputTensor, all: &Bytes, classes: u32) -> R
 
 /// Whether the values of a reply travel typed; none where there are no values to tell by.
 pub(super) fn is_typed(reply: &pb::ModelInferResponse) -> Option<bool> {
-    reply.outputs.first().map(|output| output.contents.is_some())
+    reply.outputs.first().map(|output| typed_contents(reply, output).is_some())
+}
+
+/// The values of an output that travels typed. Beside raw values an empty `contents` holds none (MLServer writes one).
+fn typed_contents<'a>(
+    reply: &pb::ModelInferResponse,
+    output: &'a InferOutputTensor,
+) -> Option<&'a pb::InferTensorContents> {
+    let is_empty = |contents: &pb::InferTensorContents| *contents == pb::InferTensorContents::default();
+    let contents = output.contents.as_ref()?;
+    (reply.raw_output_contents.is_empty() || !is_empty(contents)).then_some(contents)
 }
 
 /// Writes a reply's values typed or raw. Left as it is where some output has no typed form.

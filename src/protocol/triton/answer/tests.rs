@@ -193,3 +193,16 @@ fn a_reply_that_names_a_sequence_names_that_of_its_own_request() {
     assert_eq!(reply.parameters["sequence_id"], number(7));
     assert_eq!(reply.parameters["sequence_start"], parameter(ParameterChoice::BoolParam(false)));
 }
+
+#[test]
+fn an_empty_contents_beside_raw_values_is_no_value() {
+    let mut raw = reply();
+    raw.outputs.remove(1);
+    for output in &mut raw.outputs {
+        output.contents = Some(pb::InferTensorContents::default());
+    }
+    assert_eq!(is_typed(&raw), Some(false));
+    assert_eq!(join(rows(&raw)).unwrap(), pb::ModelInferResponse { id: String::new(), ..raw.clone() });
+    let labels = cut(raw, "", &wanted(&["labels"])).unwrap();
+    assert_eq!(labels.raw_output_contents, reply().raw_output_contents[1..]);
+}
