@@ -10,6 +10,7 @@
 //! and so a caller could show the model one picture and us another. For the same reason no decoder is given anything that does
 //! not decide pixels (a PNG's text, profile and later frames), which could only take memory.
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
@@ -63,6 +64,16 @@ impl Format {
     fn broken(self, why: &impl ToString) -> Unreadable {
         Unreadable::Broken { format: self.name(), why: why.to_string() }
     }
+}
+
+/// What each of `files` begins like, once each, in one order: a container that a model opens says nothing of another.
+pub(super) fn containers<'a>(files: impl Iterator<Item = &'a [u8]>) -> BTreeSet<&'static str> {
+    files.map(container).collect()
+}
+
+/// What a file begins like; empty where that is no format that we decode.
+pub(super) fn container(file: &[u8]) -> &'static str {
+    Format::of(file).map_or("", Format::name)
 }
 
 /// What a file's headers say, all of it checked against the file's own length; nothing is decoded yet.

@@ -48,13 +48,29 @@ mod wire;
 pub enum Rpc {
     /// KServe v2's `ModelInfer`, and every message of its `ModelStreamInfer`.
     Infer,
+    /// TensorFlow Serving's `Predict`.
+    Predict,
+    /// TensorFlow Serving's `Classify`.
+    Classify,
+    /// TensorFlow Serving's `Regress`.
+    Regress,
+    /// TensorFlow Serving's `MultiInference`.
+    MultiInference,
 }
 
 impl Rpc {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Infer, Self::Predict, Self::Classify, Self::Regress, Self::MultiInference];
+
     /// The path of its unary method.
     pub fn path(self) -> &'static str {
         match self {
             Self::Infer => "/inference.GRPCInferenceService/ModelInfer",
+            Self::Predict => "/tensorflow.serving.PredictionService/Predict",
+            Self::Classify => "/tensorflow.serving.PredictionService/Classify",
+            Self::Regress => "/tensorflow.serving.PredictionService/Regress",
+            Self::MultiInference => "/tensorflow.serving.PredictionService/MultiInference",
         }
     }
 
@@ -62,6 +78,10 @@ impl Rpc {
     pub fn decode(self, payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
         match self {
             Self::Infer => triton::decode(payload),
+            Self::Predict => tf_serving::predict::decode(payload),
+            Self::Classify => tf_serving::example::decode_classify(payload),
+            Self::Regress => tf_serving::example::decode_regress(payload),
+            Self::MultiInference => tf_serving::example::decode_multi_inference(payload),
         }
     }
 
@@ -70,6 +90,8 @@ impl Rpc {
     pub fn decoded_bytes(self, payload: &[u8]) -> usize {
         match self {
             Self::Infer => size::decoded(payload),
+            Self::Predict => tf_serving::size::predict(payload),
+            Self::Classify | Self::Regress | Self::MultiInference => tf_serving::size::example(payload),
         }
     }
 }

@@ -162,13 +162,25 @@ pub enum Refusal {
     #[error("plain text, no picture")]
     Text,
     /// No picture that we can read.
-    #[error("input '{input}' cannot be read: {why}")]
+    #[error("row {row} of input '{input}' cannot be read: {why}")]
     Unreadable {
         /// The input's name.
         input: String,
+        /// Which of the request's rows, the first being 0.
+        row: usize,
         /// What is wrong with it.
         why: Unreadable,
         /// Whether the model takes no such type or shape either.
         is_foreign: bool,
     },
+}
+
+impl Refusal {
+    /// The same of row `row`, where it is of one row.
+    pub(super) fn of_row(mut self, row: usize) -> Self {
+        if let Self::Unreadable { row: named, .. } = &mut self {
+            *named = row;
+        }
+        self
+    }
 }

@@ -177,11 +177,13 @@ impl Signature {
     /// The input that holds the picture: the one named `chosen`, else the first that is shaped like one.
     ///
     /// Where none is, the first that takes one BYTES element a row: an encoded picture, or text (see [`Refusal::Text`](super::query::Refusal::Text)).
-    /// Of Examples, whose features no signature names, it is the input that holds them.
-    pub fn image_input(&self, chosen: Option<&str>) -> Option<&TensorSpec> {
+    /// Where the settings say that pictures are matrices (`HW`), the first matrix. Of Examples, whose features no signature names,
+    /// it is the input that holds them.
+    pub fn image_input(&self, chosen: Option<&str>, layout: Option<Layout>) -> Option<&TensorSpec> {
         match chosen {
             _ if self.pictures == Pictures::Features => self.inputs.first(),
             Some(name) => self.inputs.iter().find(|input| input.name == name),
+            None if layout == Some(Layout::Hw) => self.inputs.iter().find(|input| input.is_a_matrix()),
             None => {
                 let shaped = self.inputs.iter().find(|input| input.looks_like_an_image());
                 shaped.or_else(|| self.inputs.iter().find(|input| input.takes_one_element()))
@@ -194,9 +196,18 @@ impl TensorSpec {
     /// Three dimensions of which the first or the last counts 1 or 3 channels, or any; not text, not truth values.
     fn looks_like_an_image(&self) -> bool {
         let channels = |dim: i64| matches!(dim, -1 | 1 | 3 | 4);
-        let pictures = !matches!(self.datatype, None | Some(Datatype::Bytes | Datatype::Bool));
         let dims = without_ones(&self.dims);
-        matches!(dims, [first, _, last] if pictures && (channels(*first) || channels(*last)))
+        matches!(dims, [first, _, last] if self.holds_numbers() && (channels(*first) || channels(*last)))
+    }
+
+    /// Two dimensions: a grey picture, or anything else of rows and columns.
+    fn is_a_matrix(&self) -> bool {
+        let ones = self.dims.iter().take_while(|dim| **dim == 1).count();
+        self.holds_numbers() && (2..=2 + ones).contains(&self.dims.len())
+    }
+
+    fn holds_numbers(&self) -> bool {
+        !matches!(self.datatype, None | Some(Datatype::Bytes | Datatype::Bool))
     }
 
     /// BYTES of which each row may hold a single element.
@@ -372,7 +383,7 @@ mod tests {
             (&[1, 1, 28, 28], true),
             (&[3, 3], false),
         ] {
-            assert_eq!(config(8, dims, &[10]).image_input(None).is_some(), is_picture, "{dims:?}");
+            assert_eq!(config(8, dims, &[10]).image_input(None, None).is_some(), is_picture, "{dims:?}");
         }
     }
 
@@ -408,7 +419,7 @@ mod tests {
         let signature = Signature::from_signature_def(&metadata, "x").unwrap();
         assert_eq!(signature.versions, ["3"]);
         assert!(signature.complete && signature.splits() && signature.pictures == Pictures::Inputs);
-        let image = signature.image_input(None).unwrap();
+        let image = signature.image_input(None, None).unwrap();
         assert_eq!(
             (image.datatype, &image.dims[..], image.batched),
             (Some(Datatype::Uint8), &[32, 32, 3][..], true)
@@ -448,7 +459,10 @@ mod tests {
             Signature::from_signature_def(&metadata("tensorflow/serving/predict", input), "x").unwrap();
         let input = &signature.inputs[0];
         assert!(input.of_any_rank && input.batched && input.takes(&[32, 32, 3]) && input.takes(&[]));
-        assert!(signature.image_input(None).is_none() && signature.image_input(Some("image")).is_some());
+        assert!(
+            signature.image_input(None, None).is_none()
+                && signature.image_input(Some("image"), None).is_some()
+        );
     }
 
     #[test]
@@ -466,7 +480,7 @@ mod tests {
                 (examples, complete),
                 "{method}"
             );
-            assert_eq!(signature.image_input(Some("image/encoded")).is_some(), examples, "{method}");
+            assert_eq!(signature.image_input(Some("image/encoded"), None).is_some(), examples, "{method}");
         }
     }
 }

@@ -47,6 +47,15 @@ fn model_key(spec: Option<&ModelSpec>) -> ModelKey {
     }
 }
 
+/// The server's own word for the version of the model that `key` asks, whichever its signature.
+pub fn model_spec(key: &ModelKey) -> ModelSpec {
+    let version_choice = match key.version.strip_prefix("label:") {
+        Some(label) => Some(VersionChoice::VersionLabel(label.to_owned())),
+        None => key.version.parse().ok().map(VersionChoice::Version),
+    };
+    ModelSpec { name: key.name.clone(), version_choice, signature_name: String::new() }
+}
+
 /// The signature that `spec` asks.
 fn signature_name(spec: &ModelSpec) -> &str {
     if spec.signature_name.is_empty() { DEFAULT_SIGNATURE } else { &spec.signature_name }

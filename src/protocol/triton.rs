@@ -106,7 +106,7 @@ impl InferQuery {
         for input in &message.inputs {
             no_overflow(&input.shape, &input.name, model)?;
         }
-        let spec = signature.image_input(how.image_input);
+        let spec = signature.image_input(how.image_input, how.reading.layout);
         let wanted = spec.map(|input| input.name.as_str()).unwrap_or_default();
         let image_is_batched = spec.is_some_and(|input| input.batched);
         let Some(image) = message.inputs.iter().position(|input| input.name == wanted) else {
@@ -204,6 +204,7 @@ impl Query for InferQuery {
         };
         image.map_err(|why| Refusal::Unreadable {
             input: self.message.inputs[self.image].name.clone(),
+            row,
             why,
             is_foreign: !self.native[self.image],
         })
@@ -262,6 +263,11 @@ impl Query for InferQuery {
             }
             if at != self.image {
                 digest::absorb(&mut hasher, &input.data);
+            } else if input.datatype == Datatype::Bytes {
+                let files = (0..self.rows).filter_map(|row| self.element(row).ok());
+                for container in encoded::containers(files) {
+                    digest::absorb(&mut hasher, container.as_bytes());
+                }
             }
         }
         // How the values travel, since a server may write its reply alike.
@@ -277,17 +283,25 @@ impl Query for InferQuery {
         digest::long(&hasher)
     }
 
-    /// What the values of other inputs do is not in a signature.
+    /// What the values of other inputs do is not in a signature; neither is which sizes a model takes of those that it leaves
+    /// open, nor which files it opens.
     fn is_accepted_by(&self, signature: &Signature) -> bool {
         let within = match signature.batching {
             Batching::UpTo(most) => self.rows <= most as usize,
             Batching::ByDims => true,
         };
+        let image = &self.message.inputs[self.image].name;
+        let is_settled = signature.inputs.iter().any(|spec| {
+            spec.name == *image
+                && spec.datatype != Some(Datatype::Bytes)
+                && spec.dims.iter().all(|&dim| dim >= 0)
+        });
         let needed = signature.inputs.iter().filter(|spec| !spec.optional);
         let has = |name: &str| self.message.inputs.iter().filter(|input| input.name == name).count();
         // Counted first: what follows looks at every input for every input.
         self.message.inputs.len() <= signature.inputs.len()
             && signature.complete
+            && is_settled
             && within
             && needed.clone().all(|spec| has(&spec.name) == 1)
             && self.message.inputs.iter().all(|input| has(&input.name) == 1)
@@ -354,6 +368,7 @@ impl Query for InferQuery {
         if let Some(typed) = typed {
             answer::recast(&mut reply, typed);
         }
+        answer::name_sequence(&mut reply, &self.message.parameters);
         let reply = answer::cut(reply, &self.message.id, &self.outputs)?;
         Ok(reply.encode_to_vec().into())
     }

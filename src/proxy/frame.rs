@@ -328,48 +328,49 @@ fn open(
     limit: usize,
     permit: Option<&mut Permit>,
 ) -> Result<Bytes, InflateError> {
-    // A second gzip member or trailing bytes would be read by one decoder and not by another.
     match encoding {
         Encoding::Identity => Ok(Bytes::copy_from_slice(payload)),
-        Encoding::Gzip => {
-            let mut decoder = GzDecoder::new(payload);
-            let plain = inflate(&mut decoder, "gzip", limit, permit)?;
-            spent(decoder.into_inner(), "gzip").map(|()| plain)
-        }
+        Encoding::Gzip => inflate("gzip", || GzDecoder::new(payload), GzDecoder::into_inner, limit, permit),
         Encoding::Deflate => {
-            let mut decoder = ZlibDecoder::new(payload);
-            let plain = inflate(&mut decoder, "deflate", limit, permit)?;
-            spent(decoder.into_inner(), "deflate").map(|()| plain)
+            inflate("deflate", || ZlibDecoder::new(payload), ZlibDecoder::into_inner, limit, permit)
         }
     }
 }
 
-fn inflate(
-    decoder: &mut impl Read,
+/// All that a decoder of `make`'s gives; `rest` is what it leaves of its input.
+///
+/// What turns out to be long is counted to its end before it is stored, so that a bomb takes time in proportion to the limit and
+/// hardly any memory.
+fn inflate<'a, D: Read>(
     encoding: &'static str,
+    make: impl Fn() -> D,
+    rest: impl Fn(D) -> &'a [u8],
     limit: usize,
-    mut permit: Option<&mut Permit>,
+    permit: Option<&mut Permit>,
 ) -> Result<Bytes, InflateError> {
+    let corrupt = |_| InflateError::Corrupt(encoding);
+    let mut decoder = make();
     let mut plain = Vec::new();
-    loop {
-        let before = plain.len();
-        let read = decoder.take(STEP as u64).read_to_end(&mut plain);
-        read.map_err(|_| InflateError::Corrupt(encoding))?;
-        let more = plain.len() - before;
-        if plain.len() > limit {
-            return Err(InflateError::TooLarge(limit));
-        }
-        if more == 0 {
-            return Ok(plain.into());
-        }
-        if permit.as_mut().is_some_and(|permit| !permit.grow(more)) {
-            return Err(InflateError::NoBudget);
-        }
+    let short = STEP.min(limit + 1) as u64;
+    decoder.by_ref().take(short).read_to_end(&mut plain).map_err(corrupt)?;
+    let more =
+        std::io::copy(&mut decoder.by_ref().take((limit + 1 - plain.len()) as u64), &mut std::io::sink());
+    let length = plain.len() + more.map_err(corrupt)? as usize;
+    if length > limit {
+        return Err(InflateError::TooLarge(limit));
     }
-}
-
-fn spent(rest: &[u8], encoding: &'static str) -> Result<(), InflateError> {
-    if rest.is_empty() { Ok(()) } else { Err(InflateError::Corrupt(encoding)) }
+    // A second gzip member or trailing bytes would be read by one decoder and not by another.
+    if !rest(decoder).is_empty() {
+        return Err(InflateError::Corrupt(encoding));
+    }
+    if permit.is_some_and(|permit| !permit.grow(length)) {
+        return Err(InflateError::NoBudget);
+    }
+    if length > plain.len() {
+        plain = Vec::with_capacity(length);
+        make().read_to_end(&mut plain).map_err(corrupt)?;
+    }
+    Ok(plain.into())
 }
 
 /// `message` behind its prefix, uncompressed, in one piece.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tonic::Code;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
-use super::route::INFERENCE;
+use super::route::{INFERENCE, PREDICTION};
 use super::upstream::Upstream;
 use crate::protocol::pb;
 
@@ -51,12 +52,17 @@ async fn is_ready(upstream: &Upstream) -> bool {
         &pb::ServerReadyRequest {},
         Duration::from_secs(2),
     );
-    matches!(question.await, Ok(Ok(answer)) if answer.ready)
+    match question.await {
+        Ok(Ok(answer)) => answer.ready,
+        // TensorFlow Serving has no such question: one that answers is up.
+        Ok(Err(status)) => status.code() == Code::Unimplemented,
+        Err(_) => false,
+    }
 }
 
-/// The empty name is the server as a whole.
+/// The empty name is the server as a whole; TensorFlow Serving names its services without their package.
 async fn report(reporter: &HealthReporter, status: ServingStatus) {
-    for service in ["", INFERENCE] {
+    for service in ["", INFERENCE, PREDICTION, "PredictionService", "ModelService"] {
         reporter.set_service_status(service, status).await;
     }
 }

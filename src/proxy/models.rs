@@ -15,6 +15,8 @@ use crate::protocol::pb;
 use crate::protocol::query::{Family, How, ModelKey};
 use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Range, Reading};
+use crate::protocol::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
+use crate::protocol::tf_serving;
 
 /// Time for one question about a model.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -230,8 +232,20 @@ impl Models {
     async fn signature(&self, key: &ModelKey) -> Result<Signature, Unknown> {
         match key.family {
             Family::Kserve => self.kserve_signature(&key.name).await,
-            Family::TfServing => Err(Unknown::Refused),
+            Family::TfServing => self.tensorflow_signature(key).await,
         }
+    }
+
+    async fn tensorflow_signature(&self, key: &ModelKey) -> Result<Signature, Unknown> {
+        let question = GetModelMetadataRequest {
+            model_spec: Some(tf_serving::model_spec(key)),
+            metadata_field: vec!["signature_def".to_owned()],
+        };
+        let metadata: GetModelMetadataResponse = self
+            .ask("/tensorflow.serving.PredictionService/GetModelMetadata", &question)
+            .await?
+            .ok_or(Unknown::Refused)?;
+        Signature::from_signature_def(&metadata, &key.signature).ok_or(Unknown::Refused)
     }
 
     async fn kserve_signature(&self, name: &str) -> Result<Signature, Unknown> {
@@ -295,7 +309,8 @@ impl Model {
         pictures: [u8; 32],
         learned: Arc<Learned>,
     ) -> Self {
-        let has_image = signature.image_input(settings.image_input.as_deref()).is_some();
+        let has_image =
+            signature.image_input(settings.image_input.as_deref(), settings.reading.layout).is_some();
         let treatment = match settings.mode {
             Mode::Off => Treatment::Pass,
             Mode::Enforce if !has_image && settings.image_input.is_some() => Treatment::Misconfigured,
@@ -392,7 +407,8 @@ impl Model {
 
     /// How its pictures are read: the settings, then the signature, then what calls taught.
     fn reading(&self) -> Reading {
-        let input = self.signature.image_input(self.settings.image_input.as_deref());
+        let input =
+            self.signature.image_input(self.settings.image_input.as_deref(), self.settings.reading.layout);
         let of_settings = self.settings.reading;
         let by_signature = input
             .and_then(|input| input.layout.or_else(|| crate::protocol::tensor::Layout::guess(&input.dims)));
@@ -406,7 +422,9 @@ impl Model {
 
     /// The type of its pictures' values.
     fn datatype(&self) -> Option<Datatype> {
-        self.signature.image_input(self.settings.image_input.as_deref())?.datatype
+        self.signature
+            .image_input(self.settings.image_input.as_deref(), self.settings.reading.layout)?
+            .datatype
     }
 
     /// Takes note of a picture whose values span `least` to `most`; the range is settled after enough of them, for good.

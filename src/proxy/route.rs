@@ -8,8 +8,11 @@ use crate::protocol::Rpc;
 /// The inference service that Triton and every KServe v2 server share.
 pub(super) const INFERENCE: &str = "inference.GRPCInferenceService";
 
-/// Calls whose message is judged.
-const JUDGED: [Rpc; 1] = [Rpc::Infer];
+/// TensorFlow Serving's services.
+pub(super) const PREDICTION: &str = "tensorflow.serving.PredictionService";
+const MODELS: &str = "tensorflow.serving.ModelService";
+const SESSIONS: &str = "tensorflow.serving.SessionService";
+const PROFILER: &str = "tensorflow.ProfilerService";
 
 /// Calls that tell nothing of what reached the model, by method name.
 const OPEN: [&str; 6] =
@@ -69,7 +72,7 @@ impl Routes {
 
     /// The route of `path`, which must be exactly `/package.Service/Method`.
     pub(super) fn of(&self, path: &str) -> Route {
-        if let Some(rpc) = JUDGED.into_iter().find(|rpc| rpc.path() == path) {
+        if let Some(rpc) = Rpc::ALL.into_iter().find(|rpc| rpc.path() == path) {
             return Route::Predict(rpc);
         }
         if path == STREAM {
@@ -81,6 +84,13 @@ impl Routes {
         match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((INFERENCE, method)) if OPEN.contains(&method) => Route::Pass,
             Some((INFERENCE, method)) if CLOSED.contains(&method) => Route::Closed,
+            Some((PREDICTION, "GetModelMetadata") | (MODELS, "GetModelStatus")) => Route::Pass,
+            // They change what is served, or reach a model unjudged.
+            Some(
+                (MODELS, "HandleReloadConfigRequest")
+                | (SESSIONS, "SessionRun")
+                | (PROFILER, "Profile" | "Terminate" | "Monitor"),
+            ) => Route::Closed,
             Some(("grpc.health.v1.Health", "Check" | "Watch")) => Route::Health,
             _ => Route::Unknown,
         }
@@ -101,6 +111,15 @@ mod tests {
             ("/inference.GRPCInferenceService/ModelStreamInfer", Route::Stream),
             ("/inference.GRPCInferenceService/ModelStatistics", Route::Closed),
             ("/inference.GRPCInferenceService/RepositoryModelLoad", Route::Closed),
+            ("/tensorflow.serving.PredictionService/Predict", Route::Predict(Rpc::Predict)),
+            ("/tensorflow.serving.PredictionService/MultiInference", Route::Predict(Rpc::MultiInference)),
+            ("/tensorflow.serving.PredictionService/GetModelMetadata", Route::Pass),
+            ("/tensorflow.serving.PredictionService/PredictStreamed", Route::Unknown),
+            ("/tensorflow.serving.ModelService/GetModelStatus", Route::Pass),
+            ("/tensorflow.serving.ModelService/HandleReloadConfigRequest", Route::Closed),
+            ("/tensorflow.serving.ModelService/Predict", Route::Unknown),
+            ("/tensorflow.serving.SessionService/SessionRun", Route::Closed),
+            ("/tensorflow.ProfilerService/Profile", Route::Closed),
             ("/grpc.health.v1.Health/Check", Route::Health),
             ("/grpc.health.v1.Health/List", Route::Unknown),
             ("/inference.GRPCInferenceService/modelinfer", Route::Unknown),

@@ -283,6 +283,8 @@ async fn next<S: Store>(
 fn said(answer: Result<Reply, CallError>, (id, model): (String, String), grpc_errors: bool) -> Said {
     let message = match answer {
         Ok(reply) if reply.is_ok() => stream::response(&reply.payload()),
+        // The deadline is that of the whole stream, and the model server may be the first to see it pass.
+        Ok(reply) if reply.code() == Code::DeadlineExceeded => return Said::End(reply.into_status()),
         Ok(reply) if reply.of_model && grpc_errors => return Said::End(reply.into_status()),
         Ok(reply) => stream::error(&reply.message(), &id, reply.of_model.then_some(&model)),
         Err(error @ CallError::Upstream(_)) => return Said::End(error.into_trailers()),

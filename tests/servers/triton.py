@@ -19,6 +19,8 @@ import time
 import urllib.error
 import urllib.request
 
+import digests
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV = ROOT / "target" / "test-venv-server"
 MODELS = ROOT / "tests" / "servers" / "models"
@@ -38,14 +40,19 @@ def free_ports(count):
 
 
 def write_repository(into, only=None):
-    """The model repository: each entry's config.pbtxt and labels, and the one model.py under every version."""
+    """The model repository: each entry's config.pbtxt and labels, and the one program under every version."""
+    for name, form in digests.FORMS.items():
+        if not only or name in only:
+            (into / name).mkdir()
+            (into / name / "config.pbtxt").write_text(digests.config(form))
     for entry in sorted(MODELS.iterdir()):
-        if not entry.is_dir() or entry.name.startswith("__") or (only and entry.name not in only):
-            continue
-        shutil.copytree(entry, into / entry.name)
+        if entry.is_dir() and not entry.name.startswith("__") and (not only or entry.name in only):
+            shutil.copytree(entry, into / entry.name)
+    for entry in sorted(into.iterdir()):
         for version in VERSIONS.get(entry.name, ("1",)):
-            (into / entry.name / version).mkdir()
-            shutil.copy(MODELS / "model.py", into / entry.name / version / "model.py")
+            (entry / version).mkdir()
+            for program in ("model.py", "received.py"):
+                shutil.copy(MODELS / program, entry / version / program)
 
 
 class Triton:

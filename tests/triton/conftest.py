@@ -17,6 +17,30 @@ from refrain import CALLERS, Refrains  # noqa: E402
 RANGES = "".join(f'[models."{model}"]\nrange = "0..1"\n' for model in ("clf", "clf_nchw", "clf_single", "summed"))
 
 
+class Table:
+    """Tables that are printed when all tests are done: `table(title, heads)` begins or goes on with one, `table.row(cells)` adds."""
+
+    printed = {}
+
+    def __call__(self, title, heads):
+        self.title = title
+        if title not in self.printed:
+            self.row(heads)
+
+    def row(self, cells):
+        self.printed.setdefault(self.title, []).append("".join(f"{cell!s:>10}" for cell in cells))
+
+
+@pytest.fixture
+def table():
+    return Table()
+
+
+def pytest_terminal_summary(terminalreporter):
+    for title, lines in Table.printed.items():
+        terminalreporter.write_line("\n".join(["", title, *lines]))
+
+
 @pytest.fixture(scope="session")
 def triton():
     with servers.Triton() as server:

@@ -1,5 +1,8 @@
-"""Pictures of 32 x 32 in 8-bit RGB: the demo's photographs, drawn ones in any number, and changed copies of them."""
+"""Pictures in 8-bit RGB, of 32 x 32 where nothing else is said: the demo's photographs, larger ones, drawn ones in any number,
+and changed copies of them."""
 
+import functools
+import importlib.util
 import pathlib
 
 import numpy as np
@@ -20,6 +23,21 @@ def photo(index=0):
     return photos(12)[index]
 
 
+LARGE = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "hubble_deep_field.jpg", "ihc.png", "retina.jpg", "rocket.jpg"]
+
+
+@functools.cache
+def large_photos(side):
+    """Real photographs, the largest square of each reduced to `side` x `side`; tests/fixtures/README.md says whose they are."""
+    (folder,) = importlib.util.find_spec("skimage").submodule_search_locations
+    found = []
+    for name in LARGE:
+        image = Image.open(pathlib.Path(folder) / "data" / name).convert("RGB")
+        edge = min(image.size)
+        found.append(np.asarray(image.crop((0, 0, edge, edge)).resize((side, side), Image.LANCZOS)))
+    return found
+
+
 def drawn(seed):
     """A cloudy, colourful picture unlike that of any other seed, as rich in detail as photographs are."""
     random = np.random.default_rng(seed)
@@ -36,7 +54,7 @@ def one_pixel(picture, seed=0):
     """A copy in which one pixel differs clearly."""
     random = np.random.default_rng(seed)
     copy = picture.copy()
-    row, column = random.integers(2, 30, 2)
+    row, column = random.integers(2, min(picture.shape[:2]) - 2, 2)
     copy[row, column] = np.where(copy[row, column] < 128, 254, 1)
     return copy
 

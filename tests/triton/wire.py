@@ -10,7 +10,8 @@ import hpack
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
-WINDOW = 65535  # bytes that may be sent before the server grants more; no call here sends as much
+INITIAL_WINDOW_SIZE = 0x4
+WINDOW = 65535  # bytes that may be sent, on a stream and in all, before the server grants more
 
 
 def message(body, flag=0, length=None):
@@ -24,14 +25,16 @@ def frame(kind, flags, stream, payload=b""):
 
 @dataclasses.dataclass
 class Reply:
-    """What came back, header blocks in order. `frames` names every frame of the stream as it arrived."""
+    """What came back, header blocks in order. `frames` names every frame of the stream as it arrived, `at` says when."""
 
     blocks: list = dataclasses.field(default_factory=list)
     data: bytes = b""
     frames: list = dataclasses.field(default_factory=list)
+    at: list = dataclasses.field(default_factory=list)
     reset: int | None = None
     goaway: int | None = None
     closed: bool = False
+    ended: bool = False
     seconds: float = 0.0
 
     def field(self, name):
@@ -47,56 +50,115 @@ class Reply:
     def text(self):
         return self.field("grpc-message") or ""
 
+    @property
+    def messages(self):
+        """The bodies of the messages that came whole."""
+        found, at = [], 0
+        while len(self.data) >= at + 5 and len(self.data) >= at + 5 + (length := int.from_bytes(self.data[at + 1 : at + 5])):
+            found.append(self.data[at + 5 : at + 5 + length])
+            at += 5 + length
+        return found
 
-def call(port, path, data, headers=(), end=True, seconds=10.0, method="POST", content_type="application/grpc"):
-    """Sends `data` (one DATA payload or a list of them) to `path`; collects until the stream ends or time is up."""
-    payloads = [data] if isinstance(data, bytes) else list(data)
-    payloads = [part[at : at + 16384] for part in payloads for at in range(0, max(len(part), 1), 16384)]
-    assert sum(map(len, payloads)) <= WINDOW
-    request = [(":method", method), (":scheme", "http"), (":path", path), (":authority", f"127.0.0.1:{port}")]
-    request += [("content-type", content_type), ("te", "trailers"), *headers]
-    out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)
-    out += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 24)) + frame(HEADERS, END_HEADERS, 1, hpack.Encoder().encode(request))
-    for index, part in enumerate(payloads):
-        out += frame(DATA, END_STREAM if end and index == len(payloads) - 1 else 0, 1, part)
 
-    reply, decoder, pending = Reply(), hpack.Decoder(), b""
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as stream:
-        stream.sendall(out)
-        while (left := began + seconds - time.monotonic()) > 0:
-            stream.settimeout(left)
+class Call:
+    """One call on a connection of its own, frame by frame: what is sent when is the test's to say.
+
+    `window` is what the server may send on this stream before more is granted, and none ever is.
+    """
+
+    def __init__(self, port, path, headers=(), method="POST", content_type="application/grpc", window=None, seconds=10.0):
+        self.reply, self.decoder, self.pending = Reply(), hpack.Decoder(), b""
+        self.granted, self.initial = {0: WINDOW, 1: WINDOW}, WINDOW
+        self.began = time.monotonic()
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+        settings = b"" if window is None else struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
+        request = [(":method", method), (":scheme", "http"), (":path", path), (":authority", f"127.0.0.1:{port}")]
+        request += [("content-type", content_type), ("te", "trailers"), *headers]
+        self.socket.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frame(SETTINGS, 0, 0, settings)
+            + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1 << 24))
+            + frame(HEADERS, END_HEADERS, 1, hpack.Encoder().encode(request))
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def send(self, data=b"", end=False):
+        """One DATA payload, in frames of a size that every server takes, each as soon as the server grants it."""
+        parts = [data[at : at + 16384] for at in range(0, max(len(data), 1), 16384)]
+        for index, part in enumerate(parts):
+            self.read(lambda _, needed=len(part): min(self.granted.values()) >= needed)
+            if self.reply.ended or self.reply.closed:
+                return
+            self.granted = {stream: granted - len(part) for stream, granted in self.granted.items()}
             try:
-                received = stream.recv(65536)
+                self.socket.sendall(frame(DATA, END_STREAM if end and index == len(parts) - 1 else 0, 1, part))
+            except ConnectionError:
+                self.reply.closed = True
+
+    def reset(self, code=8):
+        self.socket.sendall(frame(RST_STREAM, 0, 1, struct.pack(">I", code)))
+
+    def read(self, until=lambda reply: reply.ended, seconds=10.0):
+        """Collects until the condition holds, the stream ends, or time is up."""
+        deadline = time.monotonic() + seconds
+        while not (self.reply.ended or self.reply.closed or until(self.reply)) and (left := deadline - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                received = self.socket.recv(65536)
             except TimeoutError:
                 break
             except ConnectionError:
                 received = b""
-            if not received:
-                reply.closed = True
-                break
-            pending += received
-            while len(pending) >= 9 and len(pending) >= 9 + (length := int.from_bytes(pending[:3])):
-                kind, flags, number = struct.unpack(">BBI", pending[3:9])
-                payload, pending = pending[9 : 9 + length], pending[9 + length :]
-                if kind == SETTINGS and not flags & ACK:
-                    stream.sendall(frame(SETTINGS, ACK, 0))
-                elif kind == PING and not flags & ACK:
-                    stream.sendall(frame(PING, ACK, 0, payload))
-                elif kind == GOAWAY:
-                    reply.goaway = int.from_bytes(payload[4:8])
-                if number != 1 or kind not in (DATA, HEADERS, RST_STREAM):
-                    continue
-                ends = kind == RST_STREAM or bool(flags & END_STREAM)
-                reply.frames.append({DATA: "data", HEADERS: "headers", RST_STREAM: "reset"}[kind] + ("." if ends else ""))
-                if kind == HEADERS:
-                    reply.blocks.append([(str(k), str(v)) for k, v in decoder.decode(payload)])
-                elif kind == DATA:
-                    reply.data += payload
-                else:
-                    reply.reset = int.from_bytes(payload)
-                if ends:
-                    reply.seconds = time.monotonic() - began
-                    return reply
-    reply.seconds = time.monotonic() - began
-    return reply
+            self.reply.closed = not received
+            self._take(received)
+        self.reply.seconds = time.monotonic() - self.began
+        return self.reply
+
+    def _take(self, received):
+        self.pending += received
+        while len(self.pending) >= 9 and len(self.pending) >= 9 + (length := int.from_bytes(self.pending[:3])):
+            kind, flags, number = struct.unpack(">BBI", self.pending[3:9])
+            payload, self.pending = self.pending[9 : 9 + length], self.pending[9 + length :]
+            if kind == SETTINGS and not flags & ACK:
+                self._settings(payload)
+            elif kind == WINDOW_UPDATE and number in self.granted:
+                self.granted[number] += int.from_bytes(payload)
+            elif kind == PING and not flags & ACK:
+                self.socket.sendall(frame(PING, ACK, 0, payload))
+            elif kind == GOAWAY:
+                self.reply.goaway = int.from_bytes(payload[4:8])
+            if number == 1 and kind in (DATA, HEADERS, RST_STREAM) and not self.reply.ended:
+                self._note(kind, flags, payload)
+
+    def _settings(self, payload):
+        settings = dict(struct.iter_unpack(">HI", payload))
+        initial = settings.get(INITIAL_WINDOW_SIZE, self.initial)
+        self.granted[1] += initial - self.initial
+        self.initial = initial
+        self.socket.sendall(frame(SETTINGS, ACK, 0))
+
+    def _note(self, kind, flags, payload):
+        reply = self.reply
+        reply.ended = kind == RST_STREAM or bool(flags & END_STREAM)
+        reply.frames.append({DATA: "data", HEADERS: "headers", RST_STREAM: "reset"}[kind] + ("." if reply.ended else ""))
+        reply.at.append(time.monotonic() - self.began)
+        if kind == HEADERS:
+            reply.blocks.append([(str(key), str(value)) for key, value in self.decoder.decode(payload)])
+        elif kind == DATA:
+            reply.data += payload
+        else:
+            reply.reset = int.from_bytes(payload)
+
+
+def call(port, path, data, headers=(), end=True, seconds=10.0, method="POST", content_type="application/grpc"):
+    """Sends `data` (one DATA payload or a list of them) to `path`; collects until the stream ends or time is up."""
+    payloads = [data] if isinstance(data, bytes) else list(data)
+    with Call(port, path, headers, method, content_type, seconds=seconds) as running:
+        for index, part in enumerate(payloads):
+            running.send(part, end=end and index == len(payloads) - 1)
+        return running.read(seconds=seconds)

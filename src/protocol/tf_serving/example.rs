@@ -7,7 +7,6 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::features::{self, Feature, Features};
-use super::predict::container;
 use super::results::{self, Reply};
 use super::{model_key, version_asked, version_told};
 use crate::judgment::Image;
@@ -141,7 +140,10 @@ impl<R: Reply + 'static> Request for Examples<R> {
         if how.image_input.is_none() && sources.clone().all(Merged::is_text) {
             return Err(Refusal::Text);
         }
-        let pictures = sources.map(|row| row.picture(how.image_input)).collect::<Result<_, _>>()?;
+        let pictures = sources
+            .enumerate()
+            .map(|(row, source)| source.picture(how.image_input).map_err(|refusal| refusal.of_row(row)));
+        let pictures = pictures.collect::<Result<_, _>>()?;
         let version = version_asked(self.model_spec());
         Ok(Arc::new(ExampleQuery {
             request: *self,
@@ -203,7 +205,7 @@ impl<'a> Merged<'a> {
                 Feature::Bytes(values) if values.iter().all(|value| encoded::is_text(value)) => {}
                 Feature::Bytes(_) => {
                     let bytes = only(feature).map_err(|why| no_picture(&shown(), why))?;
-                    if container(&bytes).is_empty() || picture.is_some() {
+                    if encoded::container(&bytes).is_empty() || picture.is_some() {
                         return Err(no_picture(&shown(), Unreadable::Datatype(Datatype::Bytes)));
                     }
                     picture = Some(Picture { name: name.clone(), bytes });
@@ -236,7 +238,7 @@ fn only(feature: &Feature) -> Result<Bytes, Unreadable> {
 
 /// The server may well take what we cannot read, so nothing here is foreign to it.
 fn no_picture(feature: &str, why: Unreadable) -> Refusal {
-    Refusal::Unreadable { input: feature.to_owned(), why, is_foreign: false }
+    Refusal::Unreadable { input: feature.to_owned(), row: 0, why, is_foreign: false }
 }
 
 /// A request that was read.
@@ -317,7 +319,8 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
 
     fn image(&self, row: usize) -> Result<Image<'_>, Refusal> {
         let Picture { name, bytes } = &self.pictures[row];
-        encoded::image(bytes, self.reading).map_err(|why| no_picture(&String::from_utf8_lossy(name), why))
+        let image = encoded::image(bytes, self.reading);
+        image.map_err(|why| no_picture(&String::from_utf8_lossy(name), why).of_row(row))
     }
 
     fn has_other_inputs(&self) -> bool {
@@ -370,7 +373,7 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
             hasher.update(&inputs.to_le_bytes());
         });
         let mut seen: Vec<_> =
-            self.pictures.iter().map(|picture| (&picture.name, container(&picture.bytes))).collect();
+            self.pictures.iter().map(|picture| (&picture.name, encoded::container(&picture.bytes))).collect();
         seen.sort_unstable();
         seen.dedup();
         for (name, container) in seen {

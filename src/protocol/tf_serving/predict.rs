@@ -113,7 +113,7 @@ impl PredictQuery {
                 "input size does not match signature: sent extra: {extra}"
             )));
         }
-        let wanted = signature.image_input(how.image_input);
+        let wanted = signature.image_input(how.image_input, how.reading.layout);
         let Some((wanted, image)) = wanted
             .and_then(|spec| Some((spec, message.inputs.keys().position(|alias| *alias == spec.name)?)))
         else {
@@ -259,7 +259,7 @@ impl Query for PredictQuery {
             }
         };
         let refused =
-            |why| Refusal::Unreadable { input: input.alias.clone(), why, is_foreign: !input.native };
+            |why| Refusal::Unreadable { input: input.alias.clone(), row, why, is_foreign: !input.native };
         image.map_err(refused)
     }
 
@@ -308,11 +308,8 @@ impl Query for PredictQuery {
         for (at, input) in self.inputs.iter().enumerate() {
             absorb_described(&mut hasher, input, &input.tensor.dims);
             if at == self.image {
-                let mut seen: Vec<_> =
-                    input.tensor.text(0, 1).iter().map(|element| container(element)).collect();
-                seen.sort_unstable();
-                seen.dedup();
-                for container in seen {
+                let files = input.tensor.text(0, 1).iter().map(|element| &element[..]);
+                for container in encoded::containers(files) {
                     digest::absorb(&mut hasher, container.as_bytes());
                 }
             } else {
@@ -397,18 +394,6 @@ fn absorb_described(hasher: &mut blake3::Hasher, input: &Input, dims: &[i64]) {
     digest::absorb(hasher, input.alias.as_bytes());
     digest::absorb(hasher, &input.tensor.dtype().to_le_bytes());
     digest::absorb(hasher, &dims.iter().flat_map(|dim| dim.to_le_bytes()).collect::<Vec<_>>());
-}
-
-/// What an encoded picture begins like; empty where it begins like none.
-pub(super) fn container(bytes: &[u8]) -> &'static str {
-    match bytes {
-        [0xff, 0xd8, 0xff, ..] => "JPEG",
-        [0x89, b'P', b'N', b'G', ..] => "PNG",
-        [b'G', b'I', b'F', b'8', ..] => "GIF",
-        [b'B', b'M', ..] => "BMP",
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "WebP",
-        _ => "",
-    }
 }
 
 #[cfg(test)]

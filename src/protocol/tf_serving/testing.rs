@@ -14,7 +14,17 @@ use crate::protocol::tensorflow::{
 };
 
 /// Values are levels.
-pub(super) const READING: Reading = Reading { layout: None, bgr: false, range: Some(Range::LEVELS) };
+pub(super) const READING: Reading =
+    Reading { layout: None, bgr: false, range: Some(Range::LEVELS), sees: None, most_pixels: 1 << 24 };
+
+/// A picture of 2 x 2 as a PNG, and its levels.
+pub(super) fn png() -> (Vec<u8>, Vec<u8>) {
+    let levels: Vec<u8> = (0..12).map(|at| at * 20).collect();
+    let picture = image::RgbImage::from_raw(2, 2, levels.clone()).unwrap();
+    let mut file = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    (file.into_inner(), levels)
+}
 
 /// Types of fixed size, and how large.
 pub(super) const NUMBERS: [(DataType, usize); 22] = [

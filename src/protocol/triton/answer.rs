@@ -3,13 +3,15 @@
 //! An answer is kept as the reply that the model would have given had it been asked for that row alone, without an id: what
 //! comes out again is decoded by the same code that decodes the model's own replies.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::contents;
 use super::outputs::{Outputs, Shown};
 use crate::protocol::answer::AnswerError;
-use crate::protocol::pb::{self, model_infer_response::InferOutputTensor};
+use crate::protocol::pb::{self, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor};
 use crate::protocol::tensor::Datatype;
 
 /// Decodes a reply.
@@ -119,6 +121,25 @@ pub(super) fn cut(
     }
     let is_there = |name: &str| reply.outputs.iter().any(|output| output.name == name);
     if wanted.names().all(is_there) { Ok(reply) } else { Err(AnswerError::Differ("outputs")) }
+}
+
+/// Says of a reply which sequence it belongs to, where the server says it: an ensemble's replies repeat what their own requests
+/// said, and what follows of what they did not say.
+pub(super) fn name_sequence(
+    reply: &mut pb::ModelInferResponse,
+    asked: &BTreeMap<String, pb::InferParameter>,
+) {
+    let unsaid = [
+        ("sequence_id", ParameterChoice::Int64Param(0)),
+        ("sequence_start", ParameterChoice::BoolParam(false)),
+        ("sequence_end", ParameterChoice::BoolParam(false)),
+    ];
+    for (name, unsaid) in unsaid {
+        if let Some(said) = reply.parameters.get_mut(name) {
+            let unsaid = pb::InferParameter { parameter_choice: Some(unsaid) };
+            *said = asked.get(name).cloned().unwrap_or(unsaid);
+        }
+    }
 }
 
 /// The first `classes` of each row of a classified output, whose last dimension counts them, best first.

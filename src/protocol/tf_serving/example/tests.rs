@@ -14,7 +14,7 @@ use crate::protocol::tensorflow::{self, BytesList, DataType, Example, FloatList,
 
 const KEY: &[u8; 32] = &[7; 32];
 const JPEG: &[u8] = b"\xff\xd8\xff\xe0 a picture";
-const PNG: &[u8] = b"\x89PNG another";
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n another";
 
 fn signature() -> Signature {
     let examples = [("inputs", info(DataType::DtString, Some(&[-1])))];
@@ -179,6 +179,14 @@ fn no_rows_are_malformed_and_too_many_dangerous() {
     let many = classify(vec![example(vec![("image", bytes(&[JPEG]))]); 257]);
     assert_eq!(decode_classify(&many).unwrap().most_rows(), 256);
     assert!(matches!(read(&many), Err(Refusal::Dangerous(_))));
+}
+
+#[test]
+fn the_picture_of_each_row_is_decoded() {
+    let (file, levels) = super::super::testing::png();
+    let query = read(&classify(vec![example(vec![("image", bytes(&[&file]))]); 2])).unwrap();
+    assert_eq!(query.image(1).unwrap().rgb(), levels);
+    assert!(query.decode_bytes() > 0);
 }
 
 #[test]

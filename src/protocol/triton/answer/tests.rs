@@ -177,3 +177,19 @@ fn a_reply_is_written_typed_or_raw_and_back() {
     recast(&mut raw, true);
     assert_eq!(raw, before, "FP16 has no typed form");
 }
+
+#[test]
+fn a_reply_that_names_a_sequence_names_that_of_its_own_request() {
+    let parameter = |choice| pb::InferParameter { parameter_choice: Some(choice) };
+    let number = |id| parameter(ParameterChoice::Int64Param(id));
+    let mut reply = reply();
+    let before = reply.clone();
+    name_sequence(&mut reply, &[("sequence_id".to_owned(), number(7))].into());
+    assert_eq!(reply, before, "one that names none is left alone");
+    for name in ["sequence_id", "sequence_start"] {
+        reply.parameters.insert(name.into(), number(3));
+    }
+    name_sequence(&mut reply, &[("sequence_id".to_owned(), number(7))].into());
+    assert_eq!(reply.parameters["sequence_id"], number(7));
+    assert_eq!(reply.parameters["sequence_start"], parameter(ParameterChoice::BoolParam(false)));
+}
