@@ -166,12 +166,11 @@ def pictures_classifier(view):
     return servable.add("regress", {"inputs": ("DT_STRING", [-1])}, {"outputs": ("DT_FLOAT", [-1])}, regressed, REGRESS)
 
 
-def of_every_type():
+def of_types(kinds):
+    """A signature for each number type of these kinds, named as TensorFlow names the type."""
     servable = Servable()
-    for dtype in sorted(tensor_protos.FORMS):
-        name = types_pb2.DataType.Name(dtype)
-        if name != "DT_BOOL":
-            servable.add(name, {"images": batch(name)}, SCORES, classifier())
+    for name in tensor_protos.names(kinds):
+        servable.add(name, {"images": batch(name)}, SCORES, classifier())
     return servable
 
 
@@ -187,7 +186,8 @@ def load():
         "clf": Model({1: pictures_classifier(plain), 2: pictures_classifier(mirrored)}, {"stable": 1, "canary": 2}),
         "clf_u8": Model({1: of_images("DT_UINT8")}),
         "content": Model({1: of_images("DT_UINT8", content=True)}),
-        "types": Model({1: of_every_type()}),
+        "floats": Model({1: of_types("fV")}),
+        "integers": Model({1: of_types("ui")}),
         "aux": Model({1: Servable().add(DEFAULT_SIGNATURE, threshold, SCORES, with_threshold)}),
         "single": Model({1: Servable().add(DEFAULT_SIGNATURE, {"image": ("DT_FLOAT", list(PICTURE))}, one, single)}),
         "jpeg": Model({1: Servable().add(DEFAULT_SIGNATURE, {"image_bytes": ("DT_STRING", [-1])}, SCORES, encoded)}),

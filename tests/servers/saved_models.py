@@ -150,13 +150,16 @@ def load():
     def single(image):
         return {"scores": scores(normal(image)), "digest": digest(image)}
 
-    types = [number for number in sorted(tensor_protos.FORMS) if number != types_pb2.DT_BOOL]
+    def of_types(kinds):
+        return Model({1: servable({name: classifier(tf.dtypes.as_dtype(types_pb2.DataType.Value(name))) for name in tensor_protos.names(kinds)})})
+
     strings = (tf.string, [None])
     return {
         "clf": Model({1: pictures_classifier(lambda picture: picture), 2: pictures_classifier(mirrored)}, {"stable": 1, "canary": 2}),
         "clf_u8": default(classifier(tf.uint8)),
         "content": default(classifier(tf.uint8), content=True),
-        "types": Model({1: servable({types_pb2.DataType.Name(number): classifier(tf.dtypes.as_dtype(number)) for number in types})}),
+        "floats": of_types("fV"),
+        "integers": of_types("ui"),
         "aux": default(signature(with_threshold, images=(tf.uint8, [None, *PICTURE]), threshold=(tf.float32, [None, 1]))),
         "single": default(signature(single, image=(tf.float32, PICTURE))),
         "jpeg": default(signature(lambda image_bytes: answers(image_bytes, decoded), image_bytes=strings)),

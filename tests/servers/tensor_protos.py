@@ -38,6 +38,11 @@ STRING_BYTES = 32  # of an empty string, in memory
 MOST_BYTES = 1 << 30  # the stand-in's own limit: a size that a caller chose is never allocated unseen
 
 
+def names(kinds):
+    """TensorFlow's names of the number types of these kinds, as numpy has them: `ui` are integers, `fV` are floats."""
+    return [types_pb2.DataType.Name(number) for number, (form, _, _) in sorted(FORMS.items()) if np.dtype(form).kind in kinds]
+
+
 class Unreadable(Exception):
     """TensorFlow does not read this message either."""
 

@@ -14,8 +14,9 @@ from tf_serving import COUNTS, TfServing
 # Which models stand behind it: `numpy` in the ordinary run, `tensorflow` for the larger set-up.
 KIND = os.environ.get("REFRAIN_TEST_MODELS", "numpy")
 
-# The range of float models is said, not learned.
-RANGES = "".join(f'[models."{model}"]\nrange = "0..1"\n' for model in ("clf", "single", "types"))
+# The range of models is said, not learned.
+SAID = {"clf": "0..1", "single": "0..1", "floats": "0..1", "integers": "0..255"}
+RANGES = "".join(f'[models."{model}"]\nrange = "{span}"\n' for model, span in SAID.items())
 
 
 class Tfs(Client):

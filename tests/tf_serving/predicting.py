@@ -72,16 +72,20 @@ def question(model, pictures, outputs=(), threshold=0.05, content=True, **which)
     return request
 
 
+def model_of(dtype):
+    return "floats" if dtype in tensor_protos.names("fV") else "integers"
+
+
 def of_type(dtype, picture, content=True):
-    """One picture to the signature of model `types` that takes it as `dtype`."""
+    """One picture to the signature that takes it as `dtype`."""
     form = tensor_protos.FORMS[types_pb2.DataType.Value(dtype)][0]
-    request = METHODS[Predict][0](model_spec=spec("types", signature=dtype))
+    request = METHODS[Predict][0](model_spec=spec(model_of(dtype), signature=dtype))
     request.inputs["images"].CopyFrom(tensor_protos.write(valued(picture[None], form), content))
     return request
 
 
-# The integers that hold 0 to 255, and the floats; DT_INT8 holds half of it and is no form of a picture.
-TYPES = ["DT_FLOAT", "DT_DOUBLE", "DT_HALF", "DT_BFLOAT16", "DT_UINT8", "DT_UINT16", "DT_INT16", "DT_INT32", "DT_UINT32", "DT_INT64", "DT_UINT64"]
+# DT_INT8 holds half of a picture's values and is no form of one.
+TYPES = [name for name in tensor_protos.names("fVui") if name != "DT_INT8"]
 
 
 def example(picture, **features):

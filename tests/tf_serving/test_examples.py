@@ -55,6 +55,18 @@ def rows(method, answer):
     return result.classifications if method == Classify else result.regressions
 
 
+REFUSED = "refused"
+
+
+def answers(proxied, asked, method, request):
+    """Two answers to it; to see whether the server accepts its form it may be forwarded the first time, but not the second."""
+    first = proxied.call(method, request)
+    with asked("clf") as reached:
+        second = proxied.call(method, request)
+    assert reached.rows == 0
+    return REFUSED if first.code == second.code == "INVALID_ARGUMENT" else [first, second]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_example_with_a_shared_context_is_judged_or_refused(proxied, direct, asked, method):
     """The server writes the context before every Example: a picture in it is every Example's."""
@@ -62,10 +74,7 @@ def test_an_example_with_a_shared_context_is_judged_or_refused(proxied, direct, 
     shared = examples(method, [None], context=example(NEAR))
     assert direct.call(method, shared).body == direct.call(method, examples(method, [NEAR])).body
     first = proxied.call(method, plain)
-    with asked("clf") as reached:
-        answer = proxied.call(method, shared)
-    assert reached.rows == 0
-    assert answer == first or answer.code in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNIMPLEMENTED")
+    assert answers(proxied, asked, method, shared) in ([first, first], REFUSED)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -73,10 +82,7 @@ def test_a_picture_in_an_example_counts_over_one_in_the_context(proxied, direct,
     hidden = examples(method, [NEAR], context=example(photo(9)))
     assert direct.call(method, hidden).body == direct.call(method, examples(method, [NEAR])).body
     first = proxied.call(method, examples(method, [PICTURE]))
-    with asked("clf") as reached:
-        answer = proxied.call(method, hidden)
-    assert reached.rows == 0
-    assert answer == first or answer.code in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNIMPLEMENTED")
+    assert answers(proxied, asked, method, hidden) in ([first, first], REFUSED)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -87,10 +93,7 @@ def test_an_empty_feature_hides_no_picture_of_the_context(proxied, direct, asked
     part.features.feature["image/encoded"].Clear()
     assert direct.call(method, hidden).body == direct.call(method, examples(method, [NEAR])).body
     first = proxied.call(method, examples(method, [PICTURE]))
-    with asked("clf") as reached:
-        answer = proxied.call(method, hidden)
-    assert reached.rows == 0
-    assert answer == first or answer.code in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNIMPLEMENTED")
+    assert answers(proxied, asked, method, hidden) in ([first, first], REFUSED)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,7 +1,7 @@
 """One picture in every writing that TensorFlow Serving's messages allow, honest ones and tricks.
 
 `WRITINGS` names functions from an 8-bit RGB picture of 32 x 32 to the bytes of a PredictRequest. Most ask `clf_u8`, whose
-picture is 3072 bytes; the types with rules of their own ask `types`, and encoded pictures `jpeg`.
+picture is 3072 bytes; other types ask `floats` or `integers`, and encoded pictures `jpeg`.
 """
 
 import numpy as np
@@ -357,6 +357,6 @@ def string_in_content_with_a_decoy(picture):
 def plain_of(name, picture):
     """The plain request that holds the same picture for the same model and signature."""
     request = PredictRequest.FromString(WRITINGS[name](picture))
-    if request.model_spec.name == "types":
+    if request.model_spec.name in ("floats", "integers"):
         return of_type(request.model_spec.signature_name, picture)
     return question(request.model_spec.name, picture)
