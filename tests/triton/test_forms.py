@@ -15,7 +15,7 @@ import digests
 import forms
 import numpy as np
 import pytest
-from conftest import plain
+from refrain import plain
 from PIL import Image
 from pictures import drawn, large_photos, one_pixel, photo, photos
 
