@@ -15,9 +15,9 @@ import digests
 import forms
 import numpy as np
 import pytest
-from conftest import plain
 from PIL import Image
 from pictures import drawn, large_photos, one_pixel, photo, photos
+from refrain import plain
 
 PICTURE = photo(0)
 NEAR = one_pixel(PICTURE, seed=3)
