@@ -13,7 +13,7 @@ import pytest
 from asking import SERVICE, finished, pb, question, typed
 from grpc_health.v1 import health_pb2
 from kserve_v2 import KserveV2
-from pictures import one_pixel, photo, photos
+from pictures import drawn, one_pixel, photo, photos
 
 PICTURE = photo(2)
 NEAR = one_pixel(PICTURE, seed=4)
@@ -75,6 +75,8 @@ def test_an_answer_is_replayed_in_the_form_that_the_server_would_give_it(server,
 
 
 def test_of_a_batch_with_near_copies_only_the_others_are_forwarded(server, proxied, direct):
+    """That the server takes a batch is in no configuration that it tells: it is seen once, with other pictures."""
+    assert proxied.infer(asks([drawn(index) for index in range(3)])).code == "OK"
     pictures = photos(4)
     first = proxied.infer(asks(pictures[0]))
     fresh = direct.infer(asks([pictures[1], one_pixel(pictures[0]), pictures[2]]))
