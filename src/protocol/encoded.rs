@@ -16,6 +16,7 @@ use std::io::Cursor;
 use image::codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::{ColorType, ImageDecoder, ImageError, Limits};
 
+use super::digest;
 use super::tensor::{Reading, Unreadable};
 use crate::judgment::Image;
 
@@ -66,9 +67,18 @@ impl Format {
     }
 }
 
-/// What each of `files` begins like, once each, in one order: a container that a model opens says nothing of another.
-pub(super) fn containers<'a>(files: impl Iterator<Item = &'a [u8]>) -> BTreeSet<&'static str> {
-    files.map(container).collect()
+/// The digests that `form` comes to for each kind of file among `files`; its own where there are none.
+pub(super) fn digests<'a>(form: &blake3::Hasher, files: impl Iterator<Item = &'a [u8]>) -> Vec<[u8; 16]> {
+    let containers: BTreeSet<&str> = files.map(container).collect();
+    if containers.is_empty() {
+        return vec![digest::long(form)];
+    }
+    let with = |container: &str| {
+        let mut form = form.clone();
+        digest::absorb(&mut form, container.as_bytes());
+        digest::long(&form)
+    };
+    containers.into_iter().map(with).collect()
 }
 
 /// What a file begins like; empty where that is no format that we decode.

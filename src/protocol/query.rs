@@ -105,8 +105,9 @@ pub trait Query: Send + Sync + 'static {
     /// freely is no part of it: which outputs, how many classes, id, parameters.
     fn form(&self, key: &[u8; 32]) -> u64;
 
-    /// A keyed digest of everything in the request but pixels, id and free parameters: one form, one digest.
-    fn validity(&self, key: &[u8; 32]) -> [u8; 16];
+    /// Keyed digests of everything in the request but pixels, id and free parameters: one form, one digest. A request with pictures
+    /// in several kinds of file has one for each, since what a model opens of one says nothing of another.
+    fn validity(&self, key: &[u8; 32]) -> Vec<[u8; 16]>;
 
     /// Whether the signature alone shows that the model server accepts this form. False is no refusal: the form may be fine and
     /// merely not provable.

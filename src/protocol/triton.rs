@@ -86,6 +86,8 @@ struct InferQuery {
     outputs: Outputs,
     rows: usize,
     splits: bool,
+    /// The server told the model's whole configuration.
+    complete: bool,
 }
 
 impl InferQuery {
@@ -148,7 +150,9 @@ impl InferQuery {
         let rows = if inputs[image].batched { rows.unwrap_or(1) } else { 1 };
         let outputs = Outputs::of(&message.outputs, signature);
         let splits = signature.splits();
-        Ok(Self { message, payload, inputs, image, reading: how.reading, native, outputs, rows, splits })
+        let reading = how.reading;
+        let complete = signature.complete;
+        Ok(Self { message, payload, inputs, image, reading, native, outputs, rows, splits, complete })
     }
 
     /// The bytes of row `row` of the picture's input.
@@ -163,6 +167,12 @@ impl InferQuery {
             return Err(Unreadable::Shape(dims.clone()));
         }
         Ok(&self.row(row)[4..])
+    }
+
+    /// The picture of row `row` where it travels as a file.
+    fn file(&self, row: usize) -> Option<&[u8]> {
+        let is_file = self.inputs[self.image].datatype == Datatype::Bytes;
+        is_file.then(|| self.element(row).ok()).flatten()
     }
 
     fn version_is_among(&self, versions: &[String]) -> bool {
@@ -189,11 +199,8 @@ impl Query for InferQuery {
     }
 
     fn decode_bytes(&self) -> usize {
-        if self.inputs[self.image].datatype != Datatype::Bytes {
-            return 0;
-        }
-        let elements = (0..self.rows).filter_map(|row| self.element(row).ok());
-        elements.map(|element| encoded::decode_bytes(element, self.reading)).max().unwrap_or(0)
+        let files = (0..self.rows).filter_map(|row| self.file(row));
+        files.map(|file| encoded::decode_bytes(file, self.reading)).max().unwrap_or(0)
     }
 
     fn image(&self, row: usize) -> Result<Image<'_>, Refusal> {
@@ -250,7 +257,7 @@ impl Query for InferQuery {
     }
 
     /// Parameters that the server itself acts on are part of it, their values included; so are the other inputs' values.
-    fn validity(&self, key: &[u8; 32]) -> [u8; 16] {
+    fn validity(&self, key: &[u8; 32]) -> Vec<[u8; 16]> {
         let mut hasher = blake3::Hasher::new_keyed(key);
         digest::absorb(&mut hasher, self.message.model_name.as_bytes());
         digest::absorb(&mut hasher, self.message.model_version.as_bytes());
@@ -262,16 +269,10 @@ impl Query for InferQuery {
             digest::absorb(&mut hasher, &dims.iter().flat_map(|dim| dim.to_le_bytes()).collect::<Vec<_>>());
             if at != self.image {
                 digest::absorb(&mut hasher, &input.data);
-            } else if input.datatype == Datatype::Bytes {
-                // Not every model opens each kind of file.
-                let files = (0..self.rows).filter_map(|row| self.element(row).ok());
-                for container in encoded::containers(files) {
-                    digest::absorb(&mut hasher, container.as_bytes());
-                }
             }
         }
-        // How the values travel, since a server may write its reply alike.
-        hasher.update(&[u8::from(self.is_typed())]);
+        // A server that tells no configuration may write its reply as the request was written.
+        hasher.update(&[u8::from(self.is_typed() && !self.complete)]);
         hasher.update(&self.form(key).to_le_bytes());
         for name in self.outputs.names() {
             digest::absorb(&mut hasher, name.as_bytes());
@@ -280,7 +281,8 @@ impl Query for InferQuery {
             digest::absorb(&mut hasher, key.as_bytes());
             digest::absorb(&mut hasher, &value.encode_to_vec());
         }
-        digest::long(&hasher)
+        let files = (0..self.rows).filter_map(|row| self.file(row));
+        encoded::digests(&hasher, files)
     }
 
     /// What the values of other inputs do is not in a signature; neither is which sizes a model takes of those that it leaves

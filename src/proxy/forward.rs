@@ -124,9 +124,7 @@ impl<S: Store> Predictor<S> {
         model.accepted(query.validity(&self.key));
         if query.has_other_inputs() {
             let inputs = query.other_inputs(&self.key);
-            for &row in rows {
-                model.accepted(inputs_key(inputs[row]));
-            }
+            model.accepted(rows.iter().map(|&row| inputs_key(inputs[row])));
         }
         if let Some(typed) = told.typed {
             model.replied(query.is_typed(), typed);

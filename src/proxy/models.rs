@@ -91,6 +91,20 @@ struct Forms {
     order: VecDeque<[u8; 16]>,
 }
 
+impl Forms {
+    fn add(&mut self, form: [u8; 16]) {
+        if !self.known.insert(form) {
+            return;
+        }
+        self.order.push_back(form);
+        if self.order.len() > MOST_FORMS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
+
 #[derive(Default)]
 struct RangeVotes {
     settled: Option<Range>,
@@ -470,22 +484,16 @@ impl Model {
         }
     }
 
-    /// Whether a request of this form was answered before.
-    pub(super) fn has_accepted(&self, form: &[u8; 16]) -> bool {
-        self.forms().known.contains(form)
+    /// Whether requests of all these forms were answered before.
+    pub(super) fn has_accepted(&self, these: &[[u8; 16]]) -> bool {
+        let forms = self.forms();
+        these.iter().all(|form| forms.known.contains(form))
     }
 
-    /// Remembers that a request of this form was answered.
-    pub(super) fn accepted(&self, form: [u8; 16]) {
+    /// Remembers that a request of these forms was answered.
+    pub(super) fn accepted(&self, these: impl IntoIterator<Item = [u8; 16]>) {
         let mut forms = self.forms();
-        if forms.known.insert(form) {
-            forms.order.push_back(form);
-            if forms.order.len() > MOST_FORMS
-                && let Some(oldest) = forms.order.pop_front()
-            {
-                forms.known.remove(&oldest);
-            }
-        }
+        these.into_iter().for_each(|form| forms.add(form));
     }
 
     fn forms(&self) -> std::sync::MutexGuard<'_, Forms> {

@@ -425,7 +425,7 @@ impl<S: Store> Predictor<S> {
     fn is_valid(&self, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
         let Asked { query, model, other_inputs, .. } = asked;
         let indifferent = !query.has_other_inputs() || model.settings.ignore_extra_inputs;
-        let tried = |row: &usize| indifferent || model.has_accepted(&inputs_key(other_inputs[*row]));
+        let tried = |row: &usize| indifferent || model.has_accepted(&[inputs_key(other_inputs[*row])]);
         query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
             || model.has_accepted(&query.validity(&self.key))
     }

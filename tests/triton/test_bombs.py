@@ -155,6 +155,7 @@ def test_a_gif_of_ten_thousand_frames_costs_its_first_frame_only(measured, direc
     body = a_gif_of(10_000)
     expected = direct.infer(forms.files(body))
     assert np.array_equal(forms.pixels(expected)[0], forms.few_colours(PICTURE))
+    assert measured.client.infer(forms.files(forms.file(forms.few_colours(photo(4)), "GIF"))).code == "OK"
     plain = measured.client.infer(forms.files(forms.file(forms.few_colours(PICTURE), "PNG")))
     with asked("encoded") as reached:
         assert measured("gif_of_10000_frames", lambda client: client.infer(forms.files(body))) == plain

@@ -137,39 +137,56 @@ def write_each(picture):
     return {name: write(picture) for name, write in {**forms.LOSSLESS, **(forms.PALETTES if few else {})}.items()}
 
 
+@pytest.fixture
+def opened(proxied):
+    """A caller of a proxy that has seen `encoded` and `pipeline` open every kind of file: only then is a replay given for one."""
+    for model in ("encoded", "pipeline"):
+        for contents in [*write_each(forms.few_colours(drawn(77))).values(), forms.file(drawn(77), "JPEG")]:
+            assert proxied.infer(forms.files(contents, model=model)).code == "OK"
+    return proxied
+
+
+def test_a_near_copy_in_a_kind_of_file_that_was_not_seen_gets_the_first_answer_too(proxied, asked):
+    first = proxied.infer(forms.files(forms.file(PICTURE, "PNG")))
+    for near, reaches in ((NEAR, 1), (one_pixel(PICTURE, 9), 0)):
+        with asked("encoded") as reached:
+            assert proxied.infer(forms.files(forms.file(near, "BMP"))) == first
+        assert reached.requests == reaches, "asked once, to see whether the model opens such a file"
+
+
 @pytest.mark.parametrize("side", [32, 224])
 @pytest.mark.parametrize("first", [*forms.LOSSLESS, *forms.PALETTES])
-def test_a_near_copy_in_any_other_format_gets_the_first_answer(proxied, direct, asked, first, side):
+def test_a_near_copy_in_any_other_format_gets_the_first_answer(opened, direct, asked, first, side):
     picture = forms.few_colours(PICTURE if side == 32 else large_photos(side)[2])
     near = picture.copy()
     near[9, 9] = picture[20, 20]  # of the same colours
     request = forms.files(write_each(picture)[first], id="1")
     expected = direct.infer(request)
     with asked("encoded") as reached:
-        assert proxied.infer(request) == expected
+        assert opened.infer(request) == expected
         for name, contents in write_each(near).items():
-            assert proxied.infer(forms.files(contents, id="1")) == expected, name
-            assert proxied.infer(forms.typed(forms.files(contents, id="1"))) == expected, name
+            assert opened.infer(forms.files(contents, id="1")) == expected, name
+            assert opened.infer(forms.typed(forms.files(contents, id="1"))) == expected, name
     assert reached.requests == 1
 
 
-def test_a_batch_of_files_is_judged_row_by_row(proxied, direct, asked):
-    proxied.infer(forms.files(forms.file(PICTURE, "PNG")))
+def test_a_batch_of_files_is_judged_row_by_row(opened, direct, asked):
+    opened.infer(forms.files(forms.file(PICTURE, "PNG")))
     rows = [forms.file(photo(1), "BMP"), forms.file(PICTURE, "PNG"), forms.file(photo(2), "WEBP", lossless=True)]
     expected = direct.infer(forms.files(*rows))
     rows[1] = forms.file(NEAR, "BMP")
     with asked("encoded") as reached:
-        assert proxied.infer(forms.files(*rows)) == expected
+        assert opened.infer(forms.files(*rows)) == expected
     assert reached.rows == 2
 
 
-def test_an_ensemble_that_decodes_is_defended_as_one_model(proxied, direct, asked):
+def test_an_ensemble_that_decodes_is_defended_as_one_model(opened, direct, asked):
     """Compared as messages: Triton writes an ensemble's response parameters in an order that changes from call to call."""
     expected = direct.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline"))
     assert expected.output().tobytes() == direct.ask("clf_u8", PICTURE).output().tobytes()
     with asked("clf_u8") as reached:
-        assert proxied.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline")).parsed == expected.parsed
-        assert proxied.infer(forms.files(forms.file(NEAR, "BMP"), model="pipeline")).parsed == expected.parsed
+        assert opened.infer(forms.files(forms.file(PICTURE, "PNG"), model="pipeline")).parsed == expected.parsed
+        assert opened.infer(forms.files(forms.file(NEAR, "BMP"), model="pipeline")).parsed == expected.parsed
     assert reached.requests == 1
 
 
@@ -228,15 +245,15 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_unusual_files_are_read_as_the_model_reads_them(proxied, direct, asked, name):
+def test_unusual_files_are_read_as_the_model_reads_them(opened, direct, asked, name):
     write, shown = KINDS[name]
     request = forms.files(write(PICTURE))
     assert np.array_equal(forms.pixels(direct.infer(request))[0], shown(PICTURE))
     expected = direct.infer(forms.files(forms.file(shown(PICTURE), "PNG")))
     with asked("encoded") as reached:
-        assert proxied.infer(forms.files(forms.file(shown(PICTURE), "PNG"))) == expected
-        assert forms.output(proxied.infer(request), "probabilities") == forms.output(expected, "probabilities")
-        assert proxied.infer(forms.files(write(photo(6)))).code == "OK"
+        assert opened.infer(forms.files(forms.file(shown(PICTURE), "PNG"))) == expected
+        assert forms.output(opened.infer(request), "probabilities") == forms.output(expected, "probabilities")
+        assert opened.infer(forms.files(write(photo(6)))).code == "OK"
     assert reached.requests == 2
 
 
@@ -257,6 +274,9 @@ JPEGS = {
 @pytest.mark.parametrize("jpeg_first", [False, True], ids=["png_first", "jpeg_first"])
 def test_a_good_jpeg_of_a_photo_gets_the_first_answer_and_is_within_eight_bits(refrain, clients, asked, options, jpeg_first):
     proxy = refrain()
+    opener = clients(proxy, user="opener")
+    for form in ("PNG", "JPEG"):
+        assert opener.infer(forms.files(forms.file(drawn(78), form))).code == "OK"
     for index, picture in enumerate(large_photos(224)):
         client = clients(proxy, user=f"caller-{index}")
         pair = [forms.files(forms.file(picture, "PNG")), forms.files(forms.file(picture, "JPEG", **options))]

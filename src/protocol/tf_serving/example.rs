@@ -364,26 +364,21 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
         digest::short(&hasher).max(1)
     }
 
-    /// Which containers the pictures come in is part of it: not every model opens each of them.
-    fn validity(&self, key: &[u8; 32]) -> [u8; 16] {
+    fn validity(&self, key: &[u8; 32]) -> Vec<[u8; 16]> {
         let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(&self.form(key).to_le_bytes());
         hasher.update(&[u8::from(self.request.with_context)]);
         // How many Examples may come is the server's to say; what each may hold besides its picture has to be tried.
         let inputs: BTreeSet<u64> = self.other_inputs(key).into_iter().collect();
-        inputs.iter().for_each(|inputs| {
+        for inputs in inputs {
             hasher.update(&inputs.to_le_bytes());
-        });
-        let mut seen: Vec<_> =
-            self.pictures.iter().map(|picture| (&picture.name, encoded::container(&picture.bytes))).collect();
-        seen.sort_unstable();
-        seen.dedup();
-        for (name, container) in seen {
+        }
+        let names: BTreeSet<_> = self.pictures.iter().map(|picture| &picture.name).collect();
+        for name in names {
             digest::absorb(&mut hasher, name);
-            digest::absorb(&mut hasher, container.as_bytes());
         }
         digest::absorb(&mut hasher, &wire::without(&wire::without(&self.payload, INPUT), ASKED));
-        digest::long(&hasher)
+        encoded::digests(&hasher, self.pictures.iter().map(|picture| &picture.bytes[..]))
     }
 
     /// A signature says nothing of features.

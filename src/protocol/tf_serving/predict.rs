@@ -297,8 +297,7 @@ impl Query for PredictQuery {
         0
     }
 
-    /// Which container encoded pictures come in is part of it: not every model opens each of them.
-    fn validity(&self, key: &[u8; 32]) -> [u8; 16] {
+    fn validity(&self, key: &[u8; 32]) -> Vec<[u8; 16]> {
         let mut hasher = blake3::Hasher::new_keyed(key);
         digest::absorb(&mut hasher, b"Predict");
         digest::absorb(
@@ -309,12 +308,7 @@ impl Query for PredictQuery {
             // How many rows may come is the signature's to say.
             absorb_described(&mut hasher, input, input.row_dims());
             hasher.update(&[u8::from(input.batched)]);
-            if at == self.image {
-                let files = input.tensor.text(0, 1).iter().map(|element| &element[..]);
-                for container in encoded::containers(files) {
-                    digest::absorb(&mut hasher, container.as_bytes());
-                }
-            } else {
+            if at != self.image {
                 input.tensor.absorb(&mut hasher, 0, 1);
             }
         }
@@ -325,7 +319,8 @@ impl Query for PredictQuery {
             digest::absorb(&mut hasher, name.as_bytes());
         }
         digest::absorb(&mut hasher, &self.rest());
-        digest::long(&hasher)
+        let files = self.inputs[self.image].tensor.text(0, 1).iter().map(|element| &element[..]);
+        encoded::digests(&hasher, files)
     }
 
     /// A signature leaves sizes open that the model does not take, and says nothing of what stands in its text: neither proves
