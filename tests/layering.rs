@@ -93,6 +93,8 @@ const RULES: &[Rule] = &[
         ours: &["config", "protocol", "session", "judgment", "timing", "telemetry"],
         outside: &[
             "arc_swap",
+            // The form of a call's headers, as a keyed digest.
+            "blake3",
             "bytes",
             "flate2",
             "futures_util",

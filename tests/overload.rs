@@ -319,7 +319,7 @@ async fn a_form_that_is_not_known_is_tried_at_the_upstream_and_its_fresh_answer_
         let value = pb::InferParameter {
             parameter_choice: Some(pb::infer_parameter::ParameterChoice::BoolParam(true)),
         };
-        let key = "triton_enable_empty_final_response".to_owned();
+        let key = "sequence_end".to_owned();
         pb::ModelInferRequest { parameters: [(key, value)].into(), ..near(1, at) }
     };
     assert_eq!(client.infer(&odd(1)).await.stamp(), 1);

@@ -16,7 +16,7 @@ use crate::judgment::Image;
 pub const MOST_ROWS: u32 = 256;
 
 /// The model that a request asks, by all that decides which signature reads it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelKey {
     /// Which interface it was asked through.
     pub family: Family,
@@ -29,7 +29,7 @@ pub struct ModelKey {
 }
 
 /// Servers that describe their models alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// KServe v2: Triton and others.
     #[default]
@@ -51,6 +51,11 @@ pub struct How<'a> {
 pub trait Request: Send + Sync + 'static {
     /// The model it asks.
     fn asks(&self) -> ModelKey;
+
+    /// Further models that its one reply is to speak of; none as a rule.
+    fn also_asks(&self) -> Vec<ModelKey> {
+        Vec::new()
+    }
 
     /// Its id, which the reply echoes; empty where it has none.
     fn id(&self) -> &str;
@@ -171,8 +176,6 @@ pub enum Refusal {
         row: usize,
         /// What is wrong with it.
         why: Unreadable,
-        /// Whether the model takes no such type or shape either.
-        is_foreign: bool,
     },
 }
 

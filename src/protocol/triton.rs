@@ -88,6 +88,8 @@ struct InferQuery {
     splits: bool,
     /// The server told the model's whole configuration.
     complete: bool,
+    /// The model states no most rows.
+    by_dims: bool,
 }
 
 impl InferQuery {
@@ -118,8 +120,9 @@ impl InferQuery {
             return Err(Refusal::Malformed(format!("input '{wanted}' already exists in request")));
         }
         let contents = contents(&message)?;
-        if how.image_input.is_none() && spec.is_some_and(|spec| spec.datatype == Some(Datatype::Bytes)) {
-            no_text(&message, &contents)?;
+        if how.image_input.is_none() && contents[image].0 == Datatype::Bytes && !contents[image].1.is_empty()
+        {
+            no_text(&contents)?;
         }
         let id = if message.id.is_empty() { "<id_unknown>" } else { &message.id };
         let mut inputs = Vec::with_capacity(message.inputs.len());
@@ -147,12 +150,34 @@ impl InferQuery {
                 Refusal::Malformed(format!("incomplete string data for inference input '{}'", input.name))
             })?);
         }
+        if !native[image] {
+            // Some servers do not look, and would take the same bytes for another picture.
+            let (found, dims) = (&message.inputs[image], &inputs[image].dims);
+            return Err(Refusal::Malformed(format!(
+                "[request id: {id}] unexpected type or shape for input '{wanted}' for model '{model}'. Expected {:?} {:?}, got {} {dims:?}",
+                spec.and_then(|spec| spec.datatype),
+                spec.map(|spec| &spec.dims),
+                found.datatype
+            )));
+        }
         let rows = if inputs[image].batched { rows.unwrap_or(1) } else { 1 };
-        let outputs = Outputs::of(&message.outputs, signature);
+        let outputs = Outputs::of(&message.outputs, signature, model)?;
         let splits = signature.splits();
         let reading = how.reading;
-        let complete = signature.complete;
-        Ok(Self { message, payload, inputs, image, reading, native, outputs, rows, splits, complete })
+        let (complete, by_dims) = (signature.complete, signature.batching == Batching::ByDims);
+        Ok(Self {
+            message,
+            payload,
+            inputs,
+            image,
+            reading,
+            native,
+            outputs,
+            rows,
+            splits,
+            complete,
+            by_dims,
+        })
     }
 
     /// The bytes of row `row` of the picture's input.
@@ -213,7 +238,6 @@ impl Query for InferQuery {
             input: self.message.inputs[self.image].name.clone(),
             row,
             why,
-            is_foreign: !self.native[self.image],
         })
     }
 
@@ -271,8 +295,14 @@ impl Query for InferQuery {
                 digest::absorb(&mut hasher, &input.data);
             }
         }
-        // A server that tells no configuration may write its reply as the request was written.
-        hasher.update(&[u8::from(self.is_typed() && !self.complete)]);
+        if self.by_dims {
+            hasher.update(&(self.rows.next_power_of_two() as u64).to_le_bytes());
+        }
+        // A server that tells no configuration may write its reply as the request was written, and refuse data that nobody reads.
+        if !self.complete {
+            hasher.update(&[u8::from(self.is_typed())]);
+            hasher.update(&(self.message.raw_input_contents.len() as u64).to_le_bytes());
+        }
         hasher.update(&self.form(key).to_le_bytes());
         for name in self.outputs.names() {
             digest::absorb(&mut hasher, name.as_bytes());
@@ -305,6 +335,8 @@ impl Query for InferQuery {
             && signature.complete
             && is_settled
             && within
+            // Of a model that states no most rows, one is all that is sure.
+            && (self.rows == 1 || signature.batching != Batching::ByDims)
             && needed.clone().all(|spec| has(&spec.name) == 1)
             && self.message.inputs.iter().all(|input| has(&input.name) == 1)
             && self.native.iter().all(|native| *native)
@@ -315,7 +347,7 @@ impl Query for InferQuery {
 
     /// Outputs that the model does not have stay named, for the server to refuse.
     fn for_all_rows(&self, signature: &Signature) -> Option<Bytes> {
-        if self.outputs.are_sent_as_they_stand() {
+        if self.outputs.are_all() {
             return None;
         }
         let mut payload = wire::without(&self.payload, OUTPUTS);
@@ -417,11 +449,11 @@ fn contents(message: &pb::ModelInferRequest) -> Result<Vec<(Datatype, Bytes)>, R
 }
 
 /// Whether every BYTES element is plain text: a text model's request, though one that takes pictures has the same signature.
-fn no_text(message: &pb::ModelInferRequest, contents: &[(Datatype, Bytes)]) -> Result<(), Refusal> {
+fn no_text(contents: &[(Datatype, Bytes)]) -> Result<(), Refusal> {
     let mut texts = contents.iter().filter(|(datatype, _)| *datatype == Datatype::Bytes);
     let is_text =
         texts.all(|(_, data)| answer::elements(data).all(|element| element.is_some_and(encoded::is_text)));
-    if is_text && !message.inputs.is_empty() { Err(Refusal::Text) } else { Ok(()) }
+    if is_text { Err(Refusal::Text) } else { Ok(()) }
 }
 
 /// A parameter that the server hands on without acting on it.

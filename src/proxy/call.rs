@@ -82,13 +82,22 @@ fn facts<'a>(config: &Config, headers: &'a HeaderMap, peer: &'a Peer) -> Facts<'
     }
 }
 
+/// Whether `value` is a `grpc-timeout` that a model server can read.
+pub(super) fn is_a_timeout(value: &[u8]) -> bool {
+    std::str::from_utf8(value).is_ok_and(|text| timeout_of(text).is_some())
+}
+
 /// The moment at which the caller gives up, by its `grpc-timeout`; the last value counts, as in gRPC's own server.
 pub(super) fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
     let value: &HeaderValue = headers.get_all("grpc-timeout").iter().next_back()?;
-    let text = value.to_str().ok()?;
+    Instant::now().checked_add(timeout_of(value.to_str().ok()?)?)
+}
+
+/// A time as gRPC writes it: eight digits at most, and a unit.
+fn timeout_of(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let amount: u64 = digits.trim().parse().ok().filter(|amount| *amount <= 99_999_999)?;
-    let timeout = match unit {
+    Some(match unit {
         "H" => Duration::from_secs(amount * 3600),
         "M" => Duration::from_secs(amount * 60),
         "S" => Duration::from_secs(amount),
@@ -96,8 +105,7 @@ pub(super) fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
         "u" => Duration::from_micros(amount),
         "n" => Duration::from_nanos(amount),
         _ => return None,
-    };
-    Instant::now().checked_add(timeout)
+    })
 }
 
 #[cfg(test)]

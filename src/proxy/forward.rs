@@ -19,6 +19,7 @@ use tonic::Code;
 use super::body::{self, Body};
 use super::call::Call;
 use super::frame::{self, Frame};
+use super::headers::{are_plain, headers_key};
 use super::live::Live;
 use super::models::Model;
 use super::predict::{Asked, Predictor};
@@ -94,6 +95,9 @@ impl<S: Store> Predictor<S> {
             .told(reply.payload(), rows.len())
             .map_err(|error| UpstreamError::Reply(error.to_string().into()))?;
         self.learn(&told, &*query, &model, &rows, &live);
+        if !are_plain(&forward.head.headers) {
+            model.accepted([headers_key(&forward.head.headers, &self.key)]);
+        }
         self.upstream.template.learn(&reply);
         model.template().learn(&reply);
 
@@ -125,6 +129,9 @@ impl<S: Store> Predictor<S> {
         if query.has_other_inputs() {
             let inputs = query.other_inputs(&self.key);
             model.accepted(rows.iter().map(|&row| inputs_key(inputs[row])));
+        }
+        if !told.version.is_empty() {
+            model.answered_by(query.version(), &told.version);
         }
         if let Some(typed) = told.typed {
             model.replied(query.is_typed(), typed);

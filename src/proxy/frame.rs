@@ -126,6 +126,13 @@ where
     reader.finish()
 }
 
+/// The first `wanted` bytes of `chunk`, and the rest. What is small beside its chunk is copied: it must not keep memory that nobody
+/// counted.
+fn apart(mut chunk: Bytes, wanted: usize) -> (Bytes, Bytes) {
+    let rest = chunk.split_off(wanted);
+    if rest.len() > wanted { (Bytes::copy_from_slice(&chunk), rest) } else { (chunk, rest) }
+}
+
 struct Reader<'a> {
     intake: Intake<'a>,
     gathered: Gathered,
@@ -170,7 +177,7 @@ impl<'a> Reader<'a> {
         let got = self.gathered.len();
         match self.wanted {
             Some(wanted) if got >= wanted => Ok(Frame {
-                bytes: std::mem::take(&mut self.gathered).into_bytes().slice(..wanted),
+                bytes: apart(std::mem::take(&mut self.gathered).into_bytes(), wanted).0,
                 trailers: self.trailers.take(),
                 permit: self.permit.take(),
             }),

@@ -14,6 +14,7 @@
 //! models.rs       what is known of the model that it asks
 //! frame.rs        its message, read within bounds
 //! quota.rs        and within budgets
+//! headers.rs      which of its headers a server may refuse
 //! forward.rs      the request that goes on to the model server
 //! upstream.rs     the model server: connections that keep themselves up
 //! template.rs     what a reply looks like around its message
@@ -34,6 +35,7 @@ mod models;
 mod live;
 mod frame;
 mod quota;
+mod headers;
 mod forward;
 mod upstream;
 mod template;
@@ -119,7 +121,7 @@ impl Sidecar {
             store,
             latencies: Latencies::new(),
             pacer,
-            decoders: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
             tally: Arc::default(),
         });

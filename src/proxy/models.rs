@@ -1,6 +1,6 @@
 //! What is known of each model: its signature from the upstream, its settings, and which forms of request it accepts.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,9 @@ const MOST_MODELS: usize = 1024;
 
 /// Forms of request remembered per model.
 const MOST_FORMS: usize = 1024;
+
+/// Versions remembered of a model whose metadata names none.
+const MOST_VERSIONS: usize = 64;
 
 /// The count of a server that does not count.
 const UNCOUNTED: u64 = u64::MAX;
@@ -79,6 +82,8 @@ struct Learned {
     counted: AtomicU64,
     /// What its OK replies look like around their message: some servers name the model there.
     template: Template,
+    /// Which version answered requests for which, of a server whose metadata names none.
+    versions: Mutex<HashMap<String, String>>,
     /// How the server writes its replies to requests with raw values, and to those with typed ones.
     writing: [AtomicU8; 2],
     forms: Mutex<Forms>,
@@ -109,16 +114,22 @@ impl Forms {
 struct RangeVotes {
     settled: Option<Range>,
     pictures: u32,
-    least: f32,
-    most: f32,
+    /// Pictures that fit each range of the closed list best.
+    votes: BTreeMap<&'static str, (u32, Range)>,
 }
 
 impl RangeVotes {
-    fn note(&mut self, least: f32, most: f32) {
-        let first = self.pictures == 0;
-        self.least = if first { least } else { self.least.min(least) };
-        self.most = if first { most } else { self.most.max(most) };
+    /// Adds the vote of one picture; the range that it settles, if it does. Each picture has one vote, so that no single odd one
+    /// decides, and none puts the decision off for ever.
+    fn add(&mut self, vote: Option<(&'static str, Range)>) -> Option<(&'static str, Range)> {
         self.pictures += 1;
+        if let Some((name, range)) = vote {
+            self.votes.entry(name).or_insert((0, range)).0 += 1;
+        }
+        let (name, (most, range)) = self.votes.iter().max_by_key(|(_, (votes, _))| *votes)?;
+        let is_clear = self.pictures >= PICTURES_TO_SETTLE && most * 4 >= self.pictures * 3;
+        let is_decided = is_clear || self.pictures >= 4 * PICTURES_TO_SETTLE;
+        is_decided.then_some((*name, *range))
     }
 }
 
@@ -231,6 +242,7 @@ impl Models {
         let mut known = self.lock();
         if let Some(model) = known.get(key) {
             if model.signature == signature {
+                model.learned.reloaded.store(false, Ordering::Relaxed);
                 return Ok(Arc::clone(model));
             }
             tracing::info!(model = name, versions = ?signature.versions, "the model changed");
@@ -305,11 +317,13 @@ impl Models {
     }
 
     fn learned(&self, key: &ModelKey) -> Arc<Learned> {
+        // A version asked for by another name is the same model still, and so is all that calls taught of it.
+        let key = ModelKey { version: String::new(), ..key.clone() };
         let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        if learned.len() >= MOST_MODELS && !learned.contains_key(key) {
+        if learned.len() >= MOST_MODELS && !learned.contains_key(&key) {
             return Arc::default();
         }
-        Arc::clone(learned.entry(key.clone()).or_default())
+        Arc::clone(learned.entry(key).or_default())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelKey, Arc<Model>>> {
@@ -372,6 +386,11 @@ impl Model {
         }
     }
 
+    /// Whether its calls are treated as another model's are.
+    pub(super) fn is_treated_as(&self, other: &Self) -> bool {
+        self.treatment == other.treatment && self.group == other.group && self.settings == other.settings
+    }
+
     /// How its requests are read.
     pub(super) fn how(&self) -> How<'_> {
         How { image_input: self.settings.image_input.as_deref(), reading: self.reading() }
@@ -382,16 +401,39 @@ impl Model {
         Self::version_of(&self.version_expected(asked), self.generation())
     }
 
-    /// Whether a request for `asked` was to be answered by `version`.
+    /// Whether a request for `asked` was to be answered by `version`, as far as the server's metadata shows.
     pub(super) fn expects(&self, asked: &str, version: &str) -> bool {
-        self.version_expected(asked) == version
+        self.signature.versions.is_empty() || self.version_expected(asked) == version
     }
 
     fn version_expected(&self, asked: &str) -> String {
         match self.key.family {
+            Family::Kserve if self.signature.versions.is_empty() => self.version_told(asked),
             Family::Kserve => self.signature.version_served(asked),
             // The signature is that of the version asked for, whichever way it was named.
             Family::TfServing => self.signature.versions.first().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The version that last answered a request for `asked`, of a server whose metadata names none. One that was never seen to be
+    /// asked for separates nothing: some servers take any, and give the same model's answer.
+    fn version_told(&self, asked: &str) -> String {
+        let told = self.learned.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        told.get(asked).or_else(|| told.get("")).cloned().unwrap_or_default()
+    }
+
+    /// Takes note that `version` answered a request for `asked`.
+    pub(super) fn answered_by(&self, asked: &str, version: &str) {
+        if !self.signature.versions.is_empty() {
+            return;
+        }
+        let mut told = self.learned.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        told.entry(String::new()).or_insert_with(|| version.to_owned());
+        // What a server takes for another version is told by its reply; a version that it does not look at is no version.
+        if told.len() < MOST_VERSIONS && told.get("").is_some_and(|newest| newest != version)
+            || asked.is_empty()
+        {
+            told.insert(asked.to_owned(), version.to_owned());
         }
     }
 
@@ -451,19 +493,14 @@ impl Model {
 
     /// Takes note of a picture whose values span `least` to `most`; the range is settled after enough of them, for good.
     ///
-    /// Where they fit no range safely the count starts again, so that one odd picture does not decide for ever.
+    /// Where too few fit a range safely it stays open.
     pub(super) fn note_span(&self, least: f32, most: f32) {
         let Some(datatype) = self.datatype() else { return };
         let mut votes = self.votes();
         if votes.settled.is_some() {
             return;
         }
-        votes.note(least, most);
-        if votes.pictures < PICTURES_TO_SETTLE {
-            return;
-        }
-        let (least, most) = (votes.least, votes.most);
-        match Range::guess(datatype, least, most) {
+        match votes.add(Range::guess(datatype, least, most)) {
             Some((name, range)) => {
                 tracing::warn!(
                     model = &*self.name,
@@ -472,15 +509,13 @@ impl Model {
                 );
                 votes.settled = Some(range);
             }
-            None => {
-                tracing::warn!(
-                    model = &*self.name,
-                    least,
-                    most,
-                    "value range not settled, so the model is only observed; set `range`, or `scale` and `offset`"
-                );
-                *votes = RangeVotes::default();
-            }
+            None if votes.pictures == PICTURES_TO_SETTLE => tracing::warn!(
+                model = &*self.name,
+                least,
+                most,
+                "value range not settled, so the model is only observed; set `range`, or `scale` and `offset`"
+            ),
+            None => {}
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -20,6 +20,7 @@ use super::body::Body;
 use super::call::{Call, Opening};
 use super::forward::{Fresh, answer_of, inputs_key};
 use super::frame::{self, Frame, FrameError};
+use super::headers::{are_plain, headers_key};
 use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
@@ -57,7 +58,7 @@ pub(super) struct Predictor<S> {
     /// Waits for a moment.
     pub(super) pacer: Arc<dyn Pacer>,
     /// Pictures that may be decoded at once: as many as there are processors, so that decoding never keeps the rest from running.
-    pub(super) decoders: Semaphore,
+    pub(super) decoders: Arc<Semaphore>,
     /// Keys the digests of forms and other inputs.
     pub(super) key: [u8; 32],
     /// What happened, for the operator.
@@ -132,16 +133,21 @@ impl<S: Store> Predictor<S> {
     }
 
     /// Decodes a message that has just arrived, within its caller's budget.
-    pub(super) async fn open(&self, opening: &Opening, mut frame: Frame) -> Result<Opened, CallError> {
+    pub(super) async fn open(&self, opening: &Opening, frame: Frame) -> Result<Opened, CallError> {
+        let opened = AssertUnwindSafe(self.decode(opening, frame)).catch_unwind();
+        opened.await.unwrap_or(Err(CallError::Panicked))
+    }
+
+    async fn decode(&self, opening: &Opening, mut frame: Frame) -> Result<Opened, CallError> {
         let arrived = Instant::now();
         let (rpc, limit) = (opening.rpc, opening.live.config.limits.message_bytes);
         let payload = frame.payload(opening.encoding, limit).await?;
         frame.grow(rpc.decoded_bytes(&payload))?;
         let decoded = off_the_async_threads(payload.len(), {
             let payload = payload.clone();
-            move || rpc.decode(&payload)
+            move || (rpc.decode(&payload), frame)
         });
-        let decoded = decoded.await;
+        let (decoded, mut frame) = decoded.await;
         if let Ok(message) = &decoded {
             frame.grow(ROW * message.most_rows())?;
         }
@@ -183,6 +189,12 @@ impl<S: Store> Predictor<S> {
             }
         };
         message.must_not_harm(&model.signature)?;
+        for key in message.also_asks() {
+            // One answer serves all: none of them may be asked for under looser settings than its own.
+            if !call.live.models.of(&key).await.is_ok_and(|other| other.is_treated_as(&model)) {
+                return Err(CallError::Misconfigured(key.name));
+            }
+        }
         match model.treatment {
             Treatment::Enforce | Treatment::Observe => {}
             Treatment::Misconfigured => return Err(CallError::Misconfigured(model.name.to_string())),
@@ -207,9 +219,12 @@ impl<S: Store> Predictor<S> {
 
     /// Judges a message that is then forwarded whatever the ruling, by somebody else, and whose answer is not seen: its likeness
     /// is left behind, and the operator told. An error where it must not be forwarded.
-    pub(super) async fn watch(&self, arrival: Arrival, model: &Arc<Model>) -> Result<(), Refusal> {
+    pub(super) async fn watch(&self, arrival: Arrival, model: &Arc<Model>) -> Result<(), CallError> {
         let Arrival { call, message, payload } = arrival;
         message.must_not_harm(&model.signature)?;
+        if model.treatment == Treatment::Misconfigured {
+            return Err(CallError::Misconfigured(model.name.to_string()));
+        }
         if model.treatment != Treatment::Observe {
             self.tally.passed();
             return Ok(());
@@ -233,9 +248,14 @@ impl<S: Store> Predictor<S> {
         model: &Arc<Model>,
     ) -> Result<Result<Asked, Refusal>, CallError> {
         let length = payload.len();
+        // Work off the async threads goes on when its call is cancelled: what it may use stays taken as long as it runs.
+        let frame = Arc::clone(&call.frame);
         let read = off_the_async_threads(length, {
-            let model = Arc::clone(model);
-            move || message.read(payload, &model.signature, model.how())
+            let (model, frame) = (Arc::clone(model), Arc::clone(&frame));
+            move || {
+                let _in_budget = frame;
+                message.read(payload, &model.signature, model.how())
+            }
         });
         let query = match read.await {
             Ok(query) => query,
@@ -244,25 +264,32 @@ impl<S: Store> Predictor<S> {
         let decoding = query.decode_bytes();
         // Out of the caller's budget first: who waits for a decoder with large pictures is soon out of it, and others are not
         // behind a long queue of one caller's.
-        let _in_budget = match decoding {
+        let in_budget = match decoding {
             0 => None,
             bytes => {
                 let budget = call.live.bytes.take(call.caller.digest.0, bytes);
                 Some(budget.ok_or(FrameError::NoBudget)?)
             }
         };
-        let _decoder = match decoding {
+        let decoder = match decoding {
             0 => None,
-            _ => Some(self.decoders.acquire().await.expect("the semaphore is never closed")),
+            _ => {
+                let decoder = Arc::clone(&self.decoders).acquire_owned().await;
+                Some(decoder.expect("the semaphore is never closed"))
+            }
         };
         let (model, key) = (Arc::clone(model), self.key);
-        let forgiving = model.settings.on_unreadable == OnUnreadable::Forward;
+        let waits = Arc::new(());
+        let waiting = Arc::downgrade(&waits);
         let work = move || {
-            let likenesses = likenesses(&*query, &model, forgiving)?;
+            let _taken = (frame, in_budget, decoder);
+            let likenesses = likenesses(&*query, &model, || waiting.strong_count() > 0)?;
             let other_inputs = query.other_inputs(&key);
             Ok(Asked { query, model, likenesses, other_inputs })
         };
-        Ok(off_the_async_threads(if decoding > 0 { usize::MAX } else { length }, work).await)
+        let done = off_the_async_threads(if decoding > 0 { usize::MAX } else { length }, work).await;
+        drop(waits);
+        Ok(done)
     }
 
     /// Rulings for every row that could be read; the operator is told.
@@ -363,7 +390,7 @@ impl<S: Store> Predictor<S> {
         let caller = call.caller.digest.0;
         let query = &asked.query;
         let target = self.latencies.drawn(call.live.config.timing, &stratum(asked), dice());
-        let valid = self.is_valid(asked, &follows);
+        let valid = self.is_valid(&call.head.headers, asked, &follows);
         let held = if valid { call.live.held.take(caller, 1) } else { None };
         // Where the replay may not be given at once, the upstream answers for form and time, and we for the rows.
         let shadow = match held {
@@ -421,13 +448,14 @@ impl<S: Store> Predictor<S> {
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
     /// where a miss would fail. By its signature, as long as the other inputs of the replayed rows were answered before; or
-    /// by an earlier success of the very same form.
-    fn is_valid(&self, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
+    /// by an earlier success of the very same form. And the headers must be plain, or such as were let through before.
+    fn is_valid(&self, headers: &HeaderMap, asked: &Asked, follows: &[(usize, Follow)]) -> bool {
         let Asked { query, model, other_inputs, .. } = asked;
         let indifferent = !query.has_other_inputs() || model.settings.ignore_extra_inputs;
         let tried = |row: &usize| indifferent || model.has_accepted(&[inputs_key(other_inputs[*row])]);
-        query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
-            || model.has_accepted(&query.validity(&self.key))
+        let is_accepted = query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
+            || model.has_accepted(&query.validity(&self.key));
+        is_accepted && (are_plain(headers) || model.has_accepted(&[headers_key(headers, &self.key)]))
     }
 
     /// The answer that `row` was promised; if its leader failed, the row is judged again, and forwarded if it is the first to be.
@@ -473,10 +501,7 @@ impl<S: Store> Predictor<S> {
             return self.forward_unread(call).await;
         }
         self.tally.unreadable();
-        if let Refusal::Unreadable {
-            why: Unreadable::RangeUnknown { least, most }, is_foreign: false, ..
-        } = refusal
-        {
+        if let Refusal::Unreadable { why: Unreadable::RangeUnknown { least, most }, .. } = refusal {
             let reply = self.forward_unread(call).await?;
             // Only what the server takes for a picture of the model tells what its values mean.
             if reply.is_ok() {
@@ -488,10 +513,8 @@ impl<S: Store> Predictor<S> {
             return self.forward_unread(call).await;
         }
         match refusal {
-            // Not the model's own type or shape: the server refuses it, in words of its own.
-            Refusal::Malformed(_) | Refusal::Unreadable { is_foreign: true, .. } => {
-                self.let_upstream_refuse(call, refusal.into()).await
-            }
+            // The server refuses it, in words of its own.
+            Refusal::Malformed(_) => self.let_upstream_refuse(call, refusal.into()).await,
             Refusal::Dangerous(_) | Refusal::SharedMemory(_) | Refusal::Text => Err(refusal.into()),
             Refusal::Unreadable { .. } => match model.settings.on_unreadable {
                 OnUnreadable::Forward => self.forward_unread(call).await,
@@ -547,13 +570,22 @@ fn leads(judged: Vec<(usize, Judged)>) -> Vec<(usize, Lead)> {
     judged.into_iter().filter_map(lead).collect()
 }
 
-/// Each row's likeness. Where the operator forgives what cannot be read, such a row has none, as long as another can be read.
-fn likenesses(query: &dyn Query, model: &Model, forgiving: bool) -> Result<Vec<Option<Likeness>>, Refusal> {
+/// Each row's likeness, as long as somebody waits for them. Where the operator forgives what cannot be read, such a row has none, as
+/// long as another can be read.
+fn likenesses(
+    query: &dyn Query,
+    model: &Model,
+    is_waited_for: impl Fn() -> bool,
+) -> Result<Vec<Option<Likeness>>, Refusal> {
+    let forgiving = model.settings.on_unreadable == OnUnreadable::Forward;
     let mut likenesses = Vec::with_capacity(query.rows());
     let mut unread = None;
     for row in 0..query.rows() {
+        if !is_waited_for() {
+            return Err(Refusal::Malformed("nobody waits for it".into()));
+        }
         let likeness = query.image(row).map(|image| model.judge.likeness(&image));
-        let is_forgiven = forgiving && matches!(likeness, Err(Refusal::Unreadable { is_foreign: false, .. }));
+        let is_forgiven = forgiving && matches!(likeness, Err(Refusal::Unreadable { .. }));
         match likeness {
             Ok(likeness) => likenesses.push(Some(likeness)),
             Err(refusal) if is_forgiven => {

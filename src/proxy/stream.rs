@@ -7,6 +7,7 @@
 //! only, and their responses stand outside the order, as the server's do. The two never share an upstream stream: Triton 2.51
 //! aborts where they meet on one. Messages of stateful models wait for each other, since their order is their meaning.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use tonic::Code;
 
 use super::body::{self, Body, BoxError};
 use super::call::Opening;
-use super::frame::{self, Intake, Messages};
+use super::frame::{self, Frame, FrameError, Intake, Messages};
 use super::listen::Peer;
 use super::models::{Model, Unknown};
 use super::predict::{Arrival, Opened, Predictor};
@@ -73,7 +74,9 @@ pub(super) async fn serve<S: Store>(
         lane: Arc::clone(lane),
         out,
         answers: FuturesOrdered::new(),
+        unsent: VecDeque::new(),
         decoupled: None,
+        responses: None,
         turn: None,
     };
     tokio::spawn(conversation.run(Messages::new(body)));
@@ -113,19 +116,28 @@ struct Conversation<S> {
     grpc_errors: bool,
     /// Answers in the order of their questions.
     answers: FuturesOrdered<Answering>,
+    /// Those that are there and that the caller has not taken yet.
+    unsent: VecDeque<Bytes>,
+    /// What is asked of decoupled models, on an upstream stream of their own.
     decoupled: Option<Decoupled>,
+    /// What that stream says, which ends with its status.
+    responses: Option<Responses>,
     /// Ends when the last message of a stateful model is answered.
     turn: Option<oneshot::Receiver<Infallible>>,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Said> + Send>>;
 
-/// The upstream's stream for decoupled models: what is sent on it, and what comes back until it ends.
+type Responses = Pin<Box<dyn Future<Output = HeaderMap> + Send>>;
+
+/// What is sent on the upstream's stream for decoupled models.
 struct Decoupled {
     /// None once nothing more is asked.
     questions: Option<mpsc::Sender<HttpFrame<Bytes>>>,
-    /// Ends with the status of the upstream's stream.
-    responses: Pin<Box<dyn Future<Output = HeaderMap> + Send>>,
+    /// The next to be sent, in its caller's budget until it is.
+    question: Option<Arc<Frame>>,
+    /// Nothing comes after that.
+    is_last: bool,
 }
 
 /// What comes next on a stream.
@@ -153,21 +165,34 @@ impl<S: Store> Conversation<S> {
     }
 
     /// The status that the stream ends with.
+    ///
+    /// Whatever its caller does, what is under way is polled: others may wait for it, and its replies must leave the connections that
+    /// all calls share. Only reading waits for the caller to read.
     async fn converse(&mut self, questions: Messages<Incoming>) -> HeaderMap {
-        let read = |questions| Box::pin(next(Arc::clone(&self.predictor), self.opening.clone(), questions));
+        let (predictor, opening, out) = (Arc::clone(&self.predictor), self.opening.clone(), self.out.clone());
+        let read = |questions| Box::pin(next(Arc::clone(&predictor), opening.clone(), questions));
         let mut reading = Some(read(questions));
-        // The reader, while so many answers are outstanding that it rests.
+        // The reader, while it rests.
         let mut resting = None;
+        let mut ending = None;
         loop {
-            if self.answers.len() < OUTSTANDING
+            if self.has_room()
                 && let Some(questions) = resting.take()
             {
-                reading = Some(Box::pin(next(Arc::clone(&self.predictor), self.opening.clone(), questions)));
+                reading = Some(read(questions));
+            }
+            if let Some(status) = ending.take_if(|_| self.unsent.is_empty()) {
+                return status;
             }
             tokio::select! {
-                Some(said) = self.answers.next(), if !self.answers.is_empty() => match said {
-                    Said::End(status) => return status,
-                    said @ Said::Message(_) => drop(self.out.send(said).await),
+                Ok(place) = out.reserve(), if !self.unsent.is_empty() || resting.is_some() && out.capacity() == 0 => {
+                    if let Some(message) = self.unsent.pop_front() {
+                        place.send(Said::Message(message));
+                    }
+                }
+                Some(said) = self.answers.next(), if ending.is_none() && !self.answers.is_empty() => match said {
+                    Said::Message(message) => self.unsent.push_back(message),
+                    Said::End(status) => (ending, reading, resting) = (Some(status), None, None),
                 },
                 Some((questions, next)) = maybe(reading.as_mut()), if reading.is_some() => {
                     reading = None;
@@ -177,25 +202,23 @@ impl<S: Store> Conversation<S> {
                             resting = Some(questions);
                         }
                         Ok(Next::Refused(error)) => {
-                            let refused = said(Err(error), Default::default(), false);
-                            self.answers.push_back(Box::pin(std::future::ready(refused)));
+                            self.answers.push_back(answered(said(Err(error), Default::default(), false)));
                             resting = Some(questions);
                         }
                         // What is under way is answered; the upstream's stream is told that nothing follows.
                         Ok(Next::End) => {
                             if let Some(decoupled) = &mut self.decoupled {
-                                decoupled.questions = None;
+                                decoupled.is_last = true;
                             }
                         }
                         Err(error) => return error.into_trailers(),
                     }
                 }
-                Some(status) = maybe(self.decoupled.as_mut().map(|decoupled| &mut decoupled.responses)),
-                    if self.decoupled.is_some() =>
-                {
-                    self.decoupled = None;
+                Some(()) = maybe(self.decoupled.as_mut().map(Decoupled::ask)), if self.has_decoupled_question() => {}
+                Some(status) = maybe(self.responses.as_mut()), if ending.is_none() && self.responses.is_some() => {
+                    (self.decoupled, self.responses) = (None, None);
                     if status.get("grpc-status").is_none_or(|status| status != "0") {
-                        return status;
+                        (ending, reading, resting) = (Some(status), None, None);
                     }
                 }
                 else => return ok(),
@@ -203,24 +226,36 @@ impl<S: Store> Conversation<S> {
         }
     }
 
+    /// Whether another question may be read: few are under way, and the caller takes what it is told.
+    fn has_room(&self) -> bool {
+        self.answers.len() < OUTSTANDING
+            && self.unsent.is_empty()
+            && self.out.capacity() > 0
+            && !self.has_decoupled_question()
+    }
+
+    fn has_decoupled_question(&self) -> bool {
+        self.decoupled.as_ref().is_some_and(Decoupled::has_question)
+    }
+
     /// Sees to it that a question is answered.
     async fn take_up(&mut self, arrival: Arrival, model: Result<Arc<Model>, Unknown>) {
         if let Ok(model) = &model
             && model.signature.decoupled
         {
-            let (frame, id) = (arrival.call.frame.bytes.clone(), arrival.message.id().to_owned());
+            let (frame, id) = (Arc::clone(&arrival.call.frame), arrival.message.id().to_owned());
             if let Err(refusal) = self.predictor.watch(arrival, model).await {
-                let refused = said(Err(refusal.into()), (id, model.name.to_string()), false);
-                self.answers.push_back(Box::pin(std::future::ready(refused)));
+                let refused = said(Err(refusal), (id, model.name.to_string()), false);
+                self.answers.push_back(answered(refused));
                 return;
             }
             let decoupled = self.decoupled.get_or_insert_with(|| {
-                Decoupled::open(Arc::clone(&self.lane), &self.opening, self.out.clone())
+                let (asked, responses) =
+                    Decoupled::open(Arc::clone(&self.lane), &self.opening, self.out.clone());
+                self.responses = Some(responses);
+                asked
             });
-            if let Some(questions) = &decoupled.questions {
-                // A stream that the upstream has ended says so by its status.
-                drop(questions.send(HttpFrame::data(frame)).await);
-            }
+            decoupled.question = Some(frame);
             return;
         }
         let turn = model.as_ref().is_ok_and(|model| model.signature.stateful).then(|| {
@@ -253,6 +288,11 @@ impl<S: Store> Conversation<S> {
     }
 }
 
+/// An answer that is there already.
+fn answered(said: Said) -> Answering {
+    Box::pin(std::future::ready(said))
+}
+
 /// Reads on; gives the reader back for the next time.
 async fn next<S: Store>(
     predictor: Arc<Predictor<S>>,
@@ -261,7 +301,12 @@ async fn next<S: Store>(
 ) -> (Messages<Incoming>, Result<Next, CallError>) {
     let next = async {
         let Some(frame) = questions.next(opening.intake()).await? else { return Ok(Next::End) };
-        match predictor.open(&opening, frame).await? {
+        let opened = match predictor.open(&opening, frame).await {
+            // Its bytes were read, so the stream goes on behind it.
+            Err(error @ CallError::Frame(FrameError::NoBudget)) => return Ok(Next::Refused(error)),
+            opened => opened?,
+        };
+        match opened {
             Opened::Asks(arrival) => {
                 let model = predictor.model(&arrival).await;
                 Ok(Next::Asks(Box::new(arrival), model))
@@ -295,8 +340,8 @@ fn said(answer: Result<Reply, CallError>, (id, model): (String, String), grpc_er
 
 impl Decoupled {
     /// Opens a stream to the upstream over `lane`; its responses are written to `out` as they come.
-    fn open(lane: Arc<Lane>, opening: &Opening, out: mpsc::Sender<Said>) -> Self {
-        let (questions, body) = body::channel(UNREAD);
+    fn open(lane: Arc<Lane>, opening: &Opening, out: mpsc::Sender<Said>) -> (Self, Responses) {
+        let (questions, body) = body::channel(1);
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = opening.head.method.clone();
         head.uri = opening.head.uri.clone();
@@ -305,13 +350,34 @@ impl Decoupled {
         let grpc_errors = head.headers.remove(GRPC_ERRORS).is_some_and(|value| value == "true");
         let limit = opening.live.config.limits.message_bytes;
         let request = Request::from_parts(head, body);
-        let responses = Box::pin(async move {
+        let responses: Responses = Box::pin(async move {
             match lane.send(request).await {
                 Ok(response) => relay(response, limit, grpc_errors, out).await,
                 Err(error) => CallError::from(error).into_trailers(),
             }
         });
-        Self { questions: Some(questions), responses }
+        (Self { questions: Some(questions), question: None, is_last: false }, responses)
+    }
+
+    /// Whether there is something to tell the upstream.
+    fn has_question(&self) -> bool {
+        self.question.is_some() || self.is_last && self.questions.is_some()
+    }
+
+    /// Sends the next question as soon as the upstream takes it, or says that there is none.
+    async fn ask(&mut self) {
+        if let (Some(questions), Some(_)) = (&self.questions, &self.question) {
+            // A stream that the upstream has ended says so by its status.
+            if let Ok(place) = questions.reserve().await
+                && let Some(question) = &self.question
+            {
+                place.send(HttpFrame::data(question.bytes.clone()));
+            }
+        }
+        self.question = None;
+        if self.is_last {
+            self.questions = None;
+        }
     }
 }
 
@@ -369,7 +435,7 @@ async fn passed(deadline: Option<Instant>) {
 }
 
 /// What the future comes to, where there is one.
-async fn maybe<F: Future + Unpin>(future: Option<F>) -> Option<F::Output> {
+async fn maybe<F: Future>(future: Option<F>) -> Option<F::Output> {
     match future {
         Some(future) => Some(future.await),
         None => None,

@@ -175,6 +175,7 @@ def test_a_batch_of_near_copies_alone_is_not_forwarded(proxied, direct, asked, m
 
 
 def test_two_near_copies_in_one_batch_are_one_question(proxied, direct, asked):
+    assert proxied.ask("clf_u8", [photo(4), photo(5), photo(6)]).code == "OK", "no signature says how many rows are taken"
     with asked("clf_u8") as reached:
         answer = proxied.ask("clf_u8", [PICTURE, NEAR, photo(1)])
     assert reached.rows == 2

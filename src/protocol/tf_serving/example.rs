@@ -29,7 +29,10 @@ const INPUT: u32 = 2;
 const ASKED: u32 = 1;
 
 /// A list of numbers longer than this, in bytes, may be a picture.
-const FEW_NUMBERS: usize = 1024;
+const FEW_NUMBERS: usize = 256;
+
+/// What a context may come to in bytes, counted for every Example that it stands in front of.
+const MOST_CONTEXT: usize = 64 << 20;
 
 /// What the settings are shown for a picture that is in no feature.
 const UNNAMED: &str = "Example";
@@ -100,6 +103,12 @@ impl<R: Reply + 'static> Request for Examples<R> {
         model_key(self.model_spec())
     }
 
+    fn also_asks(&self) -> Vec<ModelKey> {
+        let further: BTreeSet<_> =
+            self.tasks.iter().skip(1).map(|task| model_key(task.model_spec.as_ref())).collect();
+        further.into_iter().filter(|key| *key != self.asks()).collect()
+    }
+
     /// TensorFlow Serving echoes none.
     fn id(&self) -> &'static str {
         ""
@@ -118,6 +127,14 @@ impl<R: Reply + 'static> Request for Examples<R> {
     fn read(self: Box<Self>, payload: Bytes, _: &Signature, how: How<'_>) -> Result<Arc<dyn Query>, Refusal> {
         if self.rows.is_empty() {
             return Err(Refusal::Malformed("Input is empty.".into()));
+        }
+        // The context is looked through once for every Example.
+        let context: usize = self.context.iter().map(Bytes::len).sum();
+        if context.saturating_mul(self.rows.len()) > MOST_CONTEXT {
+            return Err(Refusal::Dangerous(format!(
+                "expected a context of at most {MOST_CONTEXT} bytes for all Examples together, found {context} for each of {}",
+                self.rows.len()
+            )));
         }
         if self.rows.len() > MOST_ROWS as usize {
             let found = self.rows.len();
@@ -239,7 +256,7 @@ fn only(feature: &Feature) -> Result<Bytes, Unreadable> {
 
 /// The server may well take what we cannot read, so nothing here is foreign to it.
 fn no_picture(feature: &str, why: Unreadable) -> Refusal {
-    Refusal::Unreadable { input: feature.to_owned(), row: 0, why, is_foreign: false }
+    Refusal::Unreadable { input: feature.to_owned(), row: 0, why }
 }
 
 /// A request that was read.

@@ -141,6 +141,18 @@ impl PredictQuery {
         if how.image_input.is_none() && inputs[image].tensor.datatype() == Some(Datatype::Bytes) {
             no_text(&inputs)?;
         }
+        if !inputs[image].native {
+            // A session does not look at the shape that it is fed, and would take the same bytes for another picture.
+            let (expected, found) = (wanted, &inputs[image].tensor);
+            return Err(Refusal::Malformed(format!(
+                "input '{}' does not match signature: expected {:?} {:?}, found {:?} {:?}",
+                wanted.name,
+                expected.datatype,
+                expected.dims,
+                found.datatype(),
+                found.dims
+            )));
+        }
         let version = version_asked(message.model_spec.as_ref());
         let splits = signature.splits() && even;
         Ok(Self { message, payload, inputs, image, reading: how.reading, version, rows, splits })
@@ -165,7 +177,7 @@ impl PredictQuery {
 
     /// What of the payload is neither read nor free: options of the server's that we do not know.
     fn rest(&self) -> Bytes {
-        let fields = [MODEL_SPEC, INPUTS, OUTPUT_FILTER, CLIENT_ID];
+        let fields = [INPUTS, MODEL_SPEC, OUTPUT_FILTER, CLIENT_ID];
         fields.iter().fold(self.payload.clone(), |rest, &number| wire::without(&rest, number).freeze())
     }
 }
@@ -258,8 +270,7 @@ impl Query for PredictQuery {
                 )));
             }
         };
-        let refused =
-            |why| Refusal::Unreadable { input: input.alias.clone(), row, why, is_foreign: !input.native };
+        let refused = |why| Refusal::Unreadable { input: input.alias.clone(), row, why };
         image.map_err(refused)
     }
 
@@ -319,6 +330,8 @@ impl Query for PredictQuery {
             digest::absorb(&mut hasher, name.as_bytes());
         }
         digest::absorb(&mut hasher, &self.rest());
+        // No signature states the most rows that a server takes.
+        hasher.update(&(self.rows.next_power_of_two() as u64).to_le_bytes());
         let files = self.inputs[self.image].tensor.text(0, 1).iter().map(|element| &element[..]);
         encoded::digests(&hasher, files)
     }
@@ -331,6 +344,7 @@ impl Query for PredictQuery {
             spec.is_some_and(|spec| !spec.of_any_rank && spec.dims.iter().all(|&dim| dim >= 0))
         };
         signature.complete
+            && self.rows == 1
             && self.inputs.len() == signature.inputs.len()
             && self.inputs.iter().all(|input| input.native && is_sized(input))
             && self.inputs[self.image].tensor.datatype() != Some(Datatype::Bytes)

@@ -68,7 +68,10 @@ pub(super) fn join(mut rows: Vec<pb::ModelInferResponse>) -> Result<pb::ModelInf
     let mut joined = bare(first);
     for (at, output) in first.outputs.iter().enumerate() {
         let mut described = output.clone();
-        described.shape[0] = rows.len() as i64;
+        match described.shape.first_mut() {
+            Some(first) => *first = rows.len() as i64,
+            None => return Err(AnswerError::Differ("outputs")),
+        }
         for row in &rows {
             let same = output.shape.first() == Some(&1)
                 && row.outputs.len() == first.outputs.len()
@@ -112,6 +115,9 @@ pub(super) fn cut(
     wanted: &Outputs,
 ) -> Result<pb::ModelInferResponse, AnswerError> {
     id.clone_into(&mut reply.id);
+    if wanted.are_all() {
+        return Ok(reply);
+    }
     let typed: Vec<bool> =
         reply.outputs.iter().map(|output| typed_contents(&reply, output).is_some()).collect();
     let mut raw = std::mem::take(&mut reply.raw_output_contents).into_iter();

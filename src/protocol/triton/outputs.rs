@@ -53,8 +53,8 @@ pub(super) enum Outputs {
         /// Those asked for as tensors beside others' classes, although they have classes too.
         mixed: Vec<String>,
     },
-    /// Something that the server may refuse: sent as it stands, and answered only as it was answered before.
-    Odd(Vec<InferRequestedOutputTensor>),
+    /// Outputs of a model that tells none: sent as they stand, and answered only as they were answered before.
+    Untold(Vec<InferRequestedOutputTensor>),
 }
 
 /// How one output is to be shown.
@@ -67,9 +67,18 @@ pub(super) enum Shown {
 }
 
 impl Outputs {
-    pub(super) fn of(asked: &[InferRequestedOutputTensor], signature: &Signature) -> Self {
+    /// Refused where an output is none of the model's, or its classes are not told as the server wants it: a server that let that
+    /// pass would answer a near-copy once for every name.
+    pub(super) fn of(
+        asked: &[InferRequestedOutputTensor],
+        signature: &Signature,
+        model: &str,
+    ) -> Result<Self, Refusal> {
         if asked.is_empty() {
-            return Self::All;
+            return Ok(Self::All);
+        }
+        if signature.outputs.is_empty() {
+            return Ok(Self::Untold(asked.to_vec()));
         }
         let known = |name: &str| signature.outputs.iter().find(|output| output.name == name);
         let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
@@ -78,10 +87,17 @@ impl Outputs {
                 None => Shown::Tensor,
                 // Cut to 32 bits by the server, to none at all if it comes to that; fewer than one are refused.
                 Some(Some(ParameterChoice::Int64Param(classes @ 1..))) => Shown::Classes(*classes as u32),
-                Some(_) => return Self::Odd(asked.to_vec()),
+                Some(_) => {
+                    return Err(Refusal::Malformed(
+                        "invalid value for 'classification' parameter, expected >= 0".into(),
+                    ));
+                }
             };
             if known(&output.name).is_none() {
-                return Self::Odd(asked.to_vec());
+                let name = &output.name;
+                return Err(Refusal::Malformed(format!(
+                    "unexpected inference output '{name}' for model '{model}'"
+                )));
             }
             // Of an output named more than once the first number of classes counts.
             let before = shown.entry(output.name.clone()).or_insert(as_asked);
@@ -94,7 +110,7 @@ impl Outputs {
             has_classes && **shown == Shown::Tensor && known(name).is_some_and(TensorSpec::has_classes)
         };
         let mixed = shown.iter().filter(is_mixed).map(|(name, _)| name.clone()).collect();
-        Self::Named { shown, mixed }
+        Ok(Self::Named { shown, mixed })
     }
 
     /// A keyed digest of the form of the answer; 0 for tensors. Which outputs are named and how many classes are wanted is cut
@@ -102,7 +118,7 @@ impl Outputs {
     pub(super) fn form(&self, key: &[u8; 32]) -> u64 {
         let mut hasher = blake3::Hasher::new_keyed(key);
         match self {
-            Self::Odd(asked) => {
+            Self::Untold(asked) => {
                 for output in asked {
                     digest::absorb(&mut hasher, &output.encode_to_vec());
                 }
@@ -125,7 +141,7 @@ impl Outputs {
     /// classes are asked for all of theirs, but those that are wanted as tensors.
     pub(super) fn to_ask(&self, signature: &Signature) -> Vec<InferRequestedOutputTensor> {
         match self {
-            Self::Odd(asked) => asked.clone(),
+            Self::Untold(asked) => asked.clone(),
             Self::Named { shown, .. } if self.has_classes() => {
                 let ask = |output: &TensorSpec| {
                     let with_classes = match shown.get(&output.name) {
@@ -145,16 +161,11 @@ impl Outputs {
         }
     }
 
-    /// Whether the request's own bytes ask for all that is to be kept.
-    pub(super) fn are_sent_as_they_stand(&self) -> bool {
-        !matches!(self, Self::Named { .. })
-    }
-
     /// Whether the signature shows that the server gives these outputs in this form.
     pub(super) fn are_accepted_by(&self, signature: &Signature) -> bool {
         match self {
             Self::All => true,
-            Self::Odd(_) => false,
+            Self::Untold(_) => false,
             Self::Named { shown, .. } => shown.iter().all(|(name, shown)| {
                 let output = signature.outputs.iter().find(|output| output.name == *name);
                 output.is_some_and(|output| *shown == Shown::Tensor || output.has_classes())
@@ -162,10 +173,15 @@ impl Outputs {
         }
     }
 
+    /// Whether the reply is to hold whatever the server gives.
+    pub(super) fn are_all(&self) -> bool {
+        !matches!(self, Self::Named { .. })
+    }
+
     /// How the reply to this request shows `output`; none where it does not.
     pub(super) fn shows(&self, output: &str) -> Option<Shown> {
         match self {
-            Self::All | Self::Odd(_) => Some(Shown::Tensor),
+            Self::All | Self::Untold(_) => Some(Shown::Tensor),
             Self::Named { shown, .. } => shown.get(output).copied(),
         }
     }
@@ -174,7 +190,7 @@ impl Outputs {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let named = match self {
             Self::Named { shown, .. } => Some(shown.keys()),
-            Self::All | Self::Odd(_) => None,
+            Self::All | Self::Untold(_) => None,
         };
         named.into_iter().flatten().map(String::as_str)
     }

@@ -147,17 +147,11 @@ fn the_request_for_some_rows_holds_those_rows() {
 
 #[test]
 fn a_request_that_names_outputs_is_sent_without_their_names() {
-    let named = |name: &str| {
-        let mut message = request(1);
-        let output =
-            pb::model_infer_request::InferRequestedOutputTensor { name: name.into(), ..Default::default() };
-        message.outputs.push(output);
-        read(message).unwrap()
-    };
     assert_eq!(read(request(1)).unwrap().for_all_rows(&signature()), None);
-    let sent = named("scores").for_all_rows(&signature()).unwrap();
+    let mut message = request(1);
+    message.outputs.push(named("scores"));
+    let sent = read(message).unwrap().for_all_rows(&signature()).unwrap();
     assert_eq!(decoded(&sent), request(1));
-    assert_eq!(named("unknown").for_all_rows(&signature()), None, "the server refuses it in its own words");
 }
 
 #[test]
@@ -270,22 +264,29 @@ fn a_number_of_classes_is_cut_as_the_server_cuts_it() {
         assert_eq!(told.reply.unwrap().unwrap_or(all.clone()), expected, "{asked}");
     }
     let mut twice = classified(4);
-    twice.outputs.insert(0, request_for_scores());
+    twice.outputs.insert(0, named("scores"));
     twice.outputs.extend(classified(2).outputs);
     let told = read(twice).unwrap().told(all, 2).unwrap();
     assert_eq!(told.reply.unwrap().unwrap(), classes(4).encode_to_vec(), "the first number counts");
 }
 
 #[test]
-fn fewer_classes_than_one_are_left_to_the_server() {
-    for odd in [0, -1] {
-        let query = read(classified(odd)).unwrap();
-        assert_eq!(query.for_all_rows(&signature()), None, "{odd}");
-        assert_eq!(decoded(&query.for_rows(&[0], &signature())).outputs, classified(odd).outputs);
-        assert!(!query.is_accepted_by(&signature()));
+fn what_the_server_refuses_of_outputs_and_shapes_is_left_to_it() {
+    type Change = fn(&mut pb::ModelInferRequest);
+    let changes: [(&str, Change); 5] = [
+        ("no class", |message| *message = classified(0)),
+        ("fewer", |message| *message = classified(-1)),
+        ("another output", |message| message.outputs.push(named("unknown"))),
+        ("another shape of as many bytes", |message| message.inputs[0].shape = vec![1, 4, 1, 3]),
+        ("another type of as many bytes", |message| message.inputs[0].datatype = "INT8".into()),
+    ];
+    for (name, change) in changes {
+        let mut message = request(1);
+        change(&mut message);
+        assert!(matches!(read(message), Err(Refusal::Malformed(_))), "{name}");
     }
 }
 
-fn request_for_scores() -> pb::model_infer_request::InferRequestedOutputTensor {
-    pb::model_infer_request::InferRequestedOutputTensor { name: "scores".into(), ..Default::default() }
+fn named(output: &str) -> pb::model_infer_request::InferRequestedOutputTensor {
+    pb::model_infer_request::InferRequestedOutputTensor { name: output.into(), ..Default::default() }
 }

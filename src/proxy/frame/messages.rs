@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
-use super::{Frame, FrameError, Gathered, Intake, PREFIX};
+use super::{Frame, FrameError, Gathered, Intake, PREFIX, apart};
 use crate::proxy::body::BoxError;
 
 /// A body as messages. What has arrived beyond one message waits for the next.
@@ -62,8 +62,8 @@ where
             let Some(data) = self.data().await? else { return Ok(None) };
             gathered.push(data);
         }
-        let mut bytes = gathered.into_bytes();
-        self.rest = bytes.split_off(wanted);
+        let (bytes, rest) = apart(gathered.into_bytes(), wanted);
+        self.rest = rest;
         Ok(Some(Frame { bytes, trailers: None, permit }))
     }
 
