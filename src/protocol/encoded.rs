@@ -5,7 +5,7 @@
 //! model could see after all, and for every JPEG and lossy WebP, since decoders differ by a level, the picture's digest covers
 //! the file ([`Image::rounded`]).
 //!
-//! A caller chooses every byte of these files, so each is looked through first ([`jpeg`], [`headers`]): the sides, what decoding
+//! A caller chooses every byte of these files, so each is looked through first (`jpeg`, `headers`): the sides, what decoding
 //! will take, and whether the file is whole. A torn picture is refused: decoders make up what is missing, each in its own way,
 //! and so a caller could show the model one picture and us another. For the same reason no decoder is given anything that does
 //! not decide pixels (a PNG's text, profile and later frames), which could only take memory.
@@ -122,7 +122,7 @@ pub fn image(bytes: &[u8], reading: Reading) -> Result<Image<'static>, Unreadabl
     decode(bytes, reading).map(|decoded| decoded.image)
 }
 
-/// As [`image`], with its format.
+/// As [`image()`], with its format.
 pub fn decode(bytes: &[u8], reading: Reading) -> Result<Decoded, Unreadable> {
     let header = Header::of(bytes)?;
     reading.bounds(header.width, header.height)?;
@@ -138,7 +138,7 @@ pub fn decode(bytes: &[u8], reading: Reading) -> Result<Decoded, Unreadable> {
     Ok(Decoded { image, format, alpha })
 }
 
-/// An upper bound of the bytes that [`image`] takes for `bytes`, told from the headers: output, decoder, and the cut.
+/// An upper bound of the bytes that [`image()`] takes for `bytes`, told from the headers: output, decoder, and the cut.
 ///
 /// 0 where that is refused by the headers already, which costs nothing.
 ///

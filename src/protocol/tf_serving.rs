@@ -1,12 +1,12 @@
 //! TensorFlow Serving's calls: each request as a query, its replies row by row.
 //!
-//! - [`size`]: how much memory a request takes once decoded, before it is;
-//! - [`predict`]: Predict, named tensors in and out;
-//! - [`tensor`], [`typed`]: a tensor by TensorFlow's own rules, as bytes or in the field of its type;
-//! - [`outputs`]: Predict's replies, taken apart and put together;
-//! - [`example`]: Classify, Regress and MultiInference, which take rows of named features;
-//! - [`features`]: one such row, read so that no parser can read it otherwise;
-//! - [`results`]: their replies, taken apart and put together.
+//! - `size`: how much memory a request takes once decoded, before it is;
+//! - `predict`: Predict, named tensors in and out;
+//! - `tensor`, `typed`: a tensor by TensorFlow's own rules, as bytes or in the field of its type;
+//! - `outputs`: Predict's replies, taken apart and put together;
+//! - `example`: Classify, Regress and MultiInference, which take rows of named features;
+//! - `features`: one such row, read so that no parser can read it otherwise;
+//! - `results`: their replies, taken apart and put together.
 //!
 //! No TensorFlow Serving was there to be measured: the rules are those of its sources and of its own clients' messages.
 

@@ -1,10 +1,10 @@
 //! One `ModelInfer` request, alone or as a message of a stream: its rows, its form, and the request for some of its rows alone.
 //!
-//! - [`inputs`]: whether an input's bytes are here, are as many as its shape says, and may be counted at all;
-//! - [`contents`]: typed elements as raw bytes, and back;
-//! - [`outputs`]: which outputs are asked for, and in which form;
-//! - [`stream`]: replies as messages of a stream;
-//! - [`answer`]: a reply into one answer per row, and answers back into a reply.
+//! - `inputs`: whether an input's bytes are here, are as many as its shape says, and may be counted at all;
+//! - `contents`: typed elements as raw bytes, and back;
+//! - `outputs`: which outputs are asked for, and in which form;
+//! - `stream`: replies as messages of a stream;
+//! - `answer`: a reply into one answer per row, and answers back into a reply.
 
 use std::sync::Arc;
 

@@ -14,6 +14,7 @@
 //! models.rs       what is known of the model that it asks
 //! frame.rs        its message, read within bounds
 //! quota.rs        and within budgets
+//! read.rs         its message into likenesses
 //! headers.rs      which of its headers a server may refuse
 //! forward.rs      the request that goes on to the model server
 //! upstream.rs     the model server: connections that keep themselves up
@@ -35,6 +36,7 @@ mod models;
 mod live;
 mod frame;
 mod quota;
+mod read;
 mod headers;
 mod forward;
 mod upstream;
