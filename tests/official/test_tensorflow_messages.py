@@ -5,15 +5,11 @@ with those of TensorFlow and its serving API themselves.
 """
 
 import importlib.util
-import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow_messages
-from google.protobuf import descriptor_pb2, descriptor_pool
+from descriptors import PROTO, choice, compiled, enums, facts, fields
 
-PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
 OFFICIAL = tensorflow_messages.predict_pb2.DESCRIPTOR.pool
 FILES = sorted(file for folder in ("tensorflow", "tensorflow_serving") for file in (PROTO / folder).rglob("*.proto"))
 
@@ -33,43 +29,10 @@ SERIALIZED = {
     "SerializedTasks": ["MultiInferenceRequest"],
 }
 
-pytestmark = pytest.mark.skipif(not FILES, reason="proto/ has no messages of TensorFlow")
-
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    out = tmp_path_factory.mktemp("proto") / "set"
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"--descriptor_set_out={out}", "--include_imports", f"-I{PROTO}"]
-    subprocess.run([*command, *map(str, FILES)], check=True)
-    found = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
-    pool = descriptor_pool.DescriptorPool()
-    for file in found.file:
-        pool.Add(file)
-    return [pool.FindFileByName(file.name) for file in found.file if file.package.startswith("tensorflow")]
-
-
-def messages(of):
-    for each in of:
-        yield each
-        yield from messages(each.nested_types)
-
-
-def fields(ours):
-    return [field for file in ours for message in messages(file.message_types_by_name.values()) for field in message.fields]
-
-
-def facts(field):
-    """What decides how a field is written, and what its value means."""
-    held = field.message_type or field.enum_type
-    return {
-        "number": field.number,
-        "type": field.type,
-        "label": "repeated" if field.is_repeated else "required" if field.is_required else "one",
-        "holds": held and held.full_name,
-        "presence": field.has_presence,
-        "packed": field.is_packed,
-        "choice": field.containing_oneof and field.containing_oneof.name,
-    }
+    return compiled(FILES, "tensorflow", tmp_path_factory.mktemp("proto") / "set")
 
 
 def test_every_field_of_ours_is_the_official_one(ours):
@@ -81,6 +44,7 @@ def test_every_field_of_ours_is_the_official_one(ours):
         official = OFFICIAL.FindMessageTypeByName(field.containing_type.full_name).fields_by_name.get(field.name)
         assert official is not None, f"{field.full_name} is not an official field"
         assert facts(field) == facts(official), field.full_name
+        assert choice(field) == choice(official), field.full_name
 
 
 def test_every_part_seen_as_bytes_has_the_official_number(ours):
@@ -93,9 +57,7 @@ def test_every_part_seen_as_bytes_has_the_official_number(ours):
 
 
 def test_every_value_of_our_enums_is_the_official_one(ours):
-    enums = [enum for file in ours for enum in file.enum_types_by_name.values()]
-    enums += [enum for file in ours for message in messages(file.message_types_by_name.values()) for enum in message.enum_types]
-    for enum in enums:
+    for enum in enums(ours):
         official = {value.name: value.number for value in OFFICIAL.FindEnumTypeByName(enum.full_name).values}
         for value in enum.values:
             assert value.name in NEWER or official.get(value.name) == value.number, value.name
