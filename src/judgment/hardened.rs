@@ -6,7 +6,7 @@
 
 use super::Judge;
 use super::likeness::{Ghost, Likeness};
-use super::radius::{Near, Reach, nearest};
+use super::radius::{Near, Reach, Unrelated, nearest};
 use super::rules::OnSuspected;
 use super::ruling::{Candidate, Judgment, Reason, Ruling, Standing};
 
@@ -18,16 +18,18 @@ impl Judge {
         mut ghosts: impl Iterator<Item = &'a Ghost>,
         suspected: bool,
     ) -> Judgment {
-        let mut near = Vec::new();
+        let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
         for (index, Candidate { likeness, standing }) in anchors.enumerate() {
             let reach =
                 if likeness.digest == row.digest { Some(Reach::Exact) } else { self.reach(row, likeness) };
             if let Some(reach) = reach {
                 let anchor = Near { index, likeness, standing, reach };
                 if reach == Reach::Exact && standing == Standing::SameView {
-                    return self.judgment(row, Ruling::Replay(index), Reason::Exact, false, Some(&anchor));
+                    return self.judgment(row, Ruling::Replay(index), Reason::Exact, false, Some(likeness));
                 }
                 near.push(anchor);
+            } else {
+                unrelated.meet(row, likeness);
             }
         }
 
@@ -38,7 +40,13 @@ impl Judge {
             Standing::OtherView | Standing::Unanswered(_) => false,
         };
         if let Some(anchor) = near.iter().filter(here).find(|near| near.reach == Reach::Exact) {
-            return self.judgment(row, Ruling::Replay(anchor.index), Reason::Exact, false, Some(anchor));
+            return self.judgment(
+                row,
+                Ruling::Replay(anchor.index),
+                Reason::Exact,
+                false,
+                Some(anchor.likeness),
+            );
         }
         let reusable =
             |near: &&Near<'_>| here(near) && near.reach.is_reuse() && self.guards(row, near.likeness);
@@ -48,7 +56,7 @@ impl Judge {
                 Ruling::Replay(anchor.index),
                 anchor.reach.reason(),
                 false,
-                Some(anchor),
+                Some(anchor.likeness),
             );
         }
         // What was asked before, to the last pixel, of another model or in another form, is how ordinary clients
@@ -57,7 +65,7 @@ impl Judge {
         // views would tell a search by steps of that size the truth each time. So only the first few are innocent.
         let exact = near.iter().find(|near| near.reach == Reach::Exact);
         if let Some(anchor) = exact.filter(|_| forwards(&near) < self.rules().max_views as u64) {
-            return self.judgment(row, Ruling::Forward, Reason::Exact, false, Some(anchor));
+            return self.judgment(row, Ruling::Forward, Reason::Exact, false, Some(anchor.likeness));
         }
 
         let closest = exact.or_else(|| nearest(row, near.iter()));
@@ -68,22 +76,35 @@ impl Judge {
                 _ => Reason::OtherView,
             },
             None if ghosts.any(|ghost| self.haunts(ghost, row)) => Reason::Ghost,
-            None => return self.judgment(row, Ruling::Forward, Reason::New, false, None),
+            None => {
+                return self.judgment(row, Ruling::Forward, Reason::New, false, unrelated.nearest());
+            }
         };
+        let closest = closest.map_or_else(|| unrelated.nearest(), |near| Some(near.likeness));
         if !suspected {
             return self.judgment(row, Ruling::Forward, reason, true, closest);
         }
         let guarded = |near: &&Near<'_>| here(near) && self.guards(row, near.likeness);
         if let Some(anchor) = nearest(row, near.iter().filter(guarded)) {
-            return self.judgment(row, Ruling::Replay(anchor.index), Reason::Suspected, true, Some(anchor));
+            return self.judgment(
+                row,
+                Ruling::Replay(anchor.index),
+                Reason::Suspected,
+                true,
+                Some(anchor.likeness),
+            );
         }
         match self.rules().on_suspected {
             OnSuspected::Forward => self.judgment(row, Ruling::Forward, reason, true, closest),
             OnSuspected::Reject => self.judgment(row, Ruling::Refuse, Reason::Suspected, true, closest),
             OnSuspected::Replay => match nearest(row, near.iter().filter(here)) {
-                Some(anchor) => {
-                    self.judgment(row, Ruling::Replay(anchor.index), Reason::Suspected, true, Some(anchor))
-                }
+                Some(anchor) => self.judgment(
+                    row,
+                    Ruling::Replay(anchor.index),
+                    Reason::Suspected,
+                    true,
+                    Some(anchor.likeness),
+                ),
                 None => self.judgment(row, Ruling::Refuse, Reason::Suspected, true, closest),
             },
         }
@@ -341,7 +362,8 @@ mod tests {
         let rule = |ghost: &Ghost, rules: Rules, suspected| {
             let candidates = [Candidate { likeness: &unrelated, standing: SameView }];
             let judgment = judge(rules).rule(&row, candidates.into_iter(), [ghost].into_iter(), suspected);
-            assert_eq!(judgment.evidence.nearest, None);
+            // A ghost cannot be measured; the nearest anchor can, in no radius as it is.
+            assert_eq!(judgment.evidence.nearest.map(|nearest| nearest.bits), Some(128));
             parts(&judgment)
         };
         let (near, far) = (reuse.ghost(), unrelated.ghost());

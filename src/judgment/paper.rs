@@ -8,7 +8,7 @@
 use super::Judge;
 use super::likeness::Likeness;
 use super::pixels::differing;
-use super::radius::{Near, Reach, nearest};
+use super::radius::{Near, Reach, Unrelated, nearest};
 use super::rules::share_of;
 use super::ruling::{Candidate, Judgment, Reason, Ruling, Standing};
 
@@ -18,7 +18,7 @@ impl Judge {
         row: &Likeness,
         anchors: impl Iterator<Item = Candidate<'a>>,
     ) -> Judgment {
-        let mut near = Vec::new();
+        let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
         for (index, Candidate { likeness, standing }) in anchors.enumerate() {
             let reason = if likeness.digest == row.digest {
                 Reason::Exact
@@ -29,6 +29,7 @@ impl Judge {
             } else {
                 let (positions, of) = self.positions_by_the_paper(row, likeness);
                 if positions > share_of(self.rules().threshold, of) {
+                    unrelated.meet(row, likeness);
                     continue;
                 }
                 Reason::Pixels
@@ -41,12 +42,14 @@ impl Judge {
                 Ruling::Replay(anchor.index),
                 anchor.reach.reason(),
                 false,
-                Some(anchor),
+                Some(anchor.likeness),
             );
         }
         match nearest(row, near.iter()) {
-            Some(anchor) => self.judgment(row, Ruling::Forward, Reason::OtherView, false, Some(anchor)),
-            None => self.judgment(row, Ruling::Forward, Reason::New, false, None),
+            Some(anchor) => {
+                self.judgment(row, Ruling::Forward, Reason::OtherView, false, Some(anchor.likeness))
+            }
+            None => self.judgment(row, Ruling::Forward, Reason::New, false, unrelated.nearest()),
         }
     }
 

@@ -79,10 +79,30 @@ impl Judge {
         ruling: Ruling,
         reason: Reason,
         suspect: bool,
-        anchor: Option<&Near<'_>>,
+        anchor: Option<&Likeness>,
     ) -> Judgment {
-        let nearest = anchor.map(|anchor| self.distances(row, anchor.likeness));
+        let nearest = anchor.map(|anchor| self.distances(row, anchor));
         Judgment { ruling, evidence: Evidence { reason, suspect, nearest } }
+    }
+}
+
+/// The nearest of the anchors that are in no radius, by the fewest bits: for those who choose radii, and looked for because
+/// it costs a few instructions for each.
+#[derive(Default)]
+pub(super) struct Unrelated<'a>(Option<(u32, &'a Likeness)>);
+
+impl<'a> Unrelated<'a> {
+    /// Looks at one more anchor.
+    pub(super) fn meet(&mut self, row: &Likeness, anchor: &'a Likeness) {
+        let bits = row.fingerprint.bits_from(&anchor.fingerprint);
+        if self.0.is_none_or(|(fewest, _)| bits < fewest) {
+            self.0 = Some((bits, anchor));
+        }
+    }
+
+    /// The first of the nearest.
+    pub(super) fn nearest(&self) -> Option<&'a Likeness> {
+        self.0.map(|(_, anchor)| anchor)
     }
 }
 

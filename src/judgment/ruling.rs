@@ -59,8 +59,8 @@ pub struct Evidence {
     pub reason: Reason,
     /// Whether the row counts against its session, whatever its ruling.
     pub suspect: bool,
-    /// How far the row is from the anchor that decided: the one replayed, else the nearest in any radius. None if
-    /// there is none in any radius; the nearest unrelated picture is not looked for.
+    /// How far the row is from the anchor that decided: the one replayed, else the nearest in any radius; where there is
+    /// none in any radius, from the anchor of the fewest differing bits. None if there are no anchors.
     pub nearest: Option<Distances>,
 }
 
