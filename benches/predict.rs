@@ -3,7 +3,8 @@
 //! ```text
 //! cargo bench --bench predict                          the table: medians and ratios, by size and way
 //! cargo bench --bench predict -- only enforce 588KiB   one way alone, for a profiler; --rounds N as above
-//! cargo bench --bench predict -- memory                resident memory of `refrain proxy` after 100,000 calls
+//! cargo bench --bench predict -- memory                resident memory of `refrain proxy` after 100,000 calls; with
+//!                                                      OTEL_EXPORTER_OTLP_ENDPOINT set, with tracing
 //! ```
 //!
 //! Everything is on loopback over real sockets: a client that keeps one connection for each way, the sidecar as it is
@@ -31,7 +32,7 @@ use prost::Message;
 use refrain::config::{Config, from_text};
 use refrain::protocol::pb;
 use refrain::proxy::Sidecar;
-use refrain::telemetry::Tally;
+use refrain::telemetry::Telemetry;
 use refrain::timing::FinePacer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -53,12 +54,19 @@ const SIZES: [Size; 3] = [
 
 /// A way to the model, and the settings of the sidecar on it.
 ///
+/// `traced` is `enforce` with every call's spans exported, `unsampled` with tracing on and none kept.
+///
 /// `off` passes calls on unread; `enforce` forwards them all, since no picture is like another; `replay` answers the same
 /// picture from memory, unheld.
-const WAYS: [(&str, &str); 4] = [
+const WAYS: [(&str, &str); 6] = [
     ("direct", ""),
     ("off", "mode = \"off\"\nmodels.\"*588KiB\".range = \"0..1\""),
     ("enforce", "models.\"*588KiB\".range = \"0..1\""),
+    ("traced", "telemetry.endpoint = \"COLLECTOR\"\nmodels.\"*588KiB\".range = \"0..1\""),
+    (
+        "unsampled",
+        "telemetry.endpoint = \"COLLECTOR\"\ntelemetry.sample = 0.0\nmodels.\"*588KiB\".range = \"0..1\"",
+    ),
     ("replay", "timing.mode = \"off\"\nmodels.\"*588KiB\".range = \"0..1\""),
 ];
 
@@ -90,14 +98,14 @@ fn table(rounds: usize) {
     let server = on_a_thread_of_its_own(serve_model);
     let ways: Vec<Way> = WAYS.iter().map(|(name, settings)| Way::open(name, settings, server)).collect();
     println!("{rounds} calls each, microseconds; the ways take turns, call by call");
-    println!("{:8} {:8} {:>9} {:>9} {:>9} {:>9}", "picture", "way", "p50", "p90", "p99", "x direct");
+    println!("{:8} {:9} {:>9} {:>9} {:>9} {:>9}", "picture", "way", "p50", "p90", "p99", "x direct");
     for size in SIZES {
         let times = on_one_thread(take_turns(&ways, size, rounds));
         let direct = at(&times[0], 0.5);
         for (way, times) in ways.iter().zip(&times) {
             let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| at(times, share));
             let (name, ratio) = (size.name, p50 / direct);
-            println!("{name:8} {:8} {p50:>9.1} {p90:>9.1} {p99:>9.1} {ratio:>9.2}", way.name);
+            println!("{name:8} {:9} {p50:>9.1} {p90:>9.1} {p99:>9.1} {ratio:>9.2}", way.name);
         }
     }
     for way in &ways {
@@ -174,14 +182,20 @@ fn memory() {
 struct Way {
     name: String,
     address: SocketAddr,
-    tally: Option<Arc<Tally>>,
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 impl Way {
     fn open(name: &str, settings: &str, server: SocketAddr) -> Self {
         if name == "direct" {
-            return Self { name: name.to_owned(), address: server, tally: None };
+            return Self { name: name.to_owned(), address: server, telemetry: None };
         }
+        let settings = if settings.contains("COLLECTOR") {
+            let collector = on_a_thread_of_its_own(serve_collector);
+            settings.replace("COLLECTOR", &format!("http://{collector}"))
+        } else {
+            settings.to_owned()
+        };
         let text = format!("{settings}\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{server}\"");
         let config = Config::from_layers([from_text(&text).unwrap()]).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
@@ -190,23 +204,25 @@ impl Way {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let sidecar = Sidecar::bind(config, Arc::new(FinePacer::new().unwrap())).await.unwrap();
-                tell.send((sidecar.address().parse().unwrap(), sidecar.tally())).unwrap();
+                tell.send((sidecar.address().parse().unwrap(), sidecar.telemetry())).unwrap();
                 let (_run, stop) = watch::channel(false);
                 sidecar.serve(stop).await;
             });
         });
-        let (address, tally) = told.recv().unwrap();
-        Self { name: name.to_owned(), address, tally: Some(tally) }
+        let (address, telemetry) = told.recv().unwrap();
+        Self { name: name.to_owned(), address, telemetry: Some(telemetry) }
     }
 
     /// A figure is worth nothing if the calls went another way than its name says.
     fn confirm(&self, calls: usize) {
-        let Some(totals) = self.tally.as_ref().map(|tally| tally.totals()) else { return };
+        let Some(totals) = self.telemetry.as_ref().map(|telemetry| telemetry.metrics.totals()) else {
+            return;
+        };
         let calls = calls as u64;
         let sizes = calls / calls.min((WARM_UP + 1) as u64).max(1);
         let went = match self.name.as_str() {
             "off" => totals.passed == calls,
-            "enforce" => totals.judged_forward == calls && totals.replayed == 0,
+            "enforce" | "traced" | "unsampled" => totals.judged_forward == calls && totals.replayed == 0,
             _ => totals.replayed + totals.judged_forward == calls && totals.judged_forward <= sizes,
         };
         assert!(went && totals.refused.is_empty() && totals.shadows == 0, "{}: {totals:?}", self.name);
@@ -374,6 +390,20 @@ async fn serve_model(tell: oneshot::Sender<SocketAddr>) {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service_fn(answer));
         tokio::spawn(connection);
+    }
+}
+
+/// An OTLP collector that takes everything and looks at nothing.
+async fn serve_collector(tell: oneshot::Sender<SocketAddr>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    tell.send(listener.local_addr().unwrap()).unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let take = service_fn(|request: Request<Incoming>| async {
+            request.into_body().collect().await.unwrap();
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+        });
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), take));
     }
 }
 

@@ -79,8 +79,18 @@ fn every_setting_told_is_known_and_has_the_default_that_is_told() {
 
 #[test]
 fn every_setting_named_in_passing_is_known() {
-    const SECTIONS: [&str; 8] =
-        ["caller", "judgment", "limits", "rpc", "store", "timing", "tls", "upstream_tls"];
+    const SECTIONS: [&str; 10] = [
+        "admin",
+        "caller",
+        "judgment",
+        "limits",
+        "rpc",
+        "store",
+        "telemetry",
+        "timing",
+        "tls",
+        "upstream_tls",
+    ];
     for document in DOCUMENTS {
         let text = read(document);
         // What stands between backticks is every second part.

@@ -67,7 +67,15 @@ const RULES: &[Rule] = &[
     Rule {
         module: "config",
         // Settings reach the others as their own small structs, so those are what it makes.
-        ours: &["judgment", "protocol::tensor", "session::Limits", "timing::Mode"],
+        ours: &[
+            "judgment",
+            "protocol::tensor",
+            "session::Limits",
+            "telemetry::Secret",
+            "telemetry::Settings",
+            "telemetry::TrustContext",
+            "timing::Mode",
+        ],
         outside: &[
             "bytesize",
             "globset",
@@ -85,7 +93,21 @@ const RULES: &[Rule] = &[
     Rule {
         module: "telemetry",
         ours: &[],
-        outside: &["tracing", "tracing_subscriber"],
+        // `tokio` and OpenTelemetry's exporters for the one thread that exports; what is told waits for nobody.
+        outside: &[
+            "blake3",
+            "opentelemetry",
+            "opentelemetry_otlp",
+            "opentelemetry_sdk",
+            "prometheus_client",
+            "tokio::runtime",
+            "tokio::sync",
+            "tokio::time",
+            "tokio::select",
+            "tokio::join",
+            "tracing",
+            "tracing_subscriber",
+        ],
         why: "telemetry is told; it asks nobody",
     },
     Rule {

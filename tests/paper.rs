@@ -177,6 +177,7 @@ async fn ask(session: &Embedded, judge: &Arc<Judge>, row: Likeness, step: usize)
         other_inputs: Vec::new(),
         rows: vec![row],
         judge: Arc::clone(judge),
+        origin: None,
         whole: false,
     };
     let judged = session.judge_and_claim(question).await.remove(0);

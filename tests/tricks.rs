@@ -285,6 +285,7 @@ impl World {
             other_inputs: Vec::new(),
             rows,
             judge: Arc::clone(&self.judge),
+            origin: None,
             whole: false,
         };
         self.store.judge_and_claim(question).await

@@ -3,6 +3,7 @@
 mod proxy;
 mod check;
 mod compare;
+mod tune;
 mod demo;
 
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ enum Command {
     Check(Settings),
     /// Two image files: their fingerprints, their distances, and the ruling under each profile.
     Compare(compare::Compare),
+    /// Read the distances that a sidecar measured, and propose radii with the share of calls that they would short-circuit.
+    Tune(tune::Tune),
     /// Two real attacks on an embedded classifier, without and with Refrain in front of it; nothing to install.
     Demo(demo::Demo),
 }
@@ -51,6 +54,9 @@ struct Settings {
     /// The model server: http://host:port, https://host:port or unix:/path [default: http://127.0.0.1:9001]
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    /// Where probes, metrics and the operator's own pages are served: ip:port or unix:/path [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
     /// Which reading of the method judges: paper or hardened [default: hardened]
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
@@ -87,10 +93,14 @@ impl Settings {
             let peers = self.trusted_peer.iter().cloned().map(toml::Value::String).collect();
             caller.insert("trusted_peers".to_owned(), toml::Value::Array(peers));
         }
+        let admin = self.admin.clone().map(|address| {
+            toml::Value::Table(toml::Table::from_iter([("listen".to_owned(), toml::Value::String(address))]))
+        });
         let mut flags = toml::Table::new();
         for (key, value) in [
             ("listen", text(&self.listen)),
             ("upstream", text(&self.upstream)),
+            ("admin", admin),
             ("profile", text(&self.profile)),
             ("mode", text(&self.mode)),
             ("caller", (!caller.is_empty()).then_some(toml::Value::Table(caller))),
@@ -128,6 +138,7 @@ pub fn main() -> ExitCode {
             Err(mistakes) => wrong(&mistakes),
         },
         Command::Compare(compare) => compare.run(),
+        Command::Tune(tune) => tune.run(),
         Command::Demo(demo) => demo.run(),
     }
 }

@@ -43,9 +43,12 @@ async fn serve(settings: Settings, config: Config) -> ExitCode {
         let _ = stop.send(true);
     });
     tokio::spawn(reload_on_change(settings, files, sidecar.reloader()));
-    let tally = sidecar.tally();
+    if let Some(admin) = sidecar.admin_address() {
+        tracing::info!("admin on {admin}");
+    }
+    let telemetry = sidecar.telemetry();
     let drained = sidecar.serve(stopping).await;
-    tracing::info!(totals = ?tally.totals(), drained, "stopped");
+    tracing::info!(totals = ?telemetry.metrics.totals(), drained, "stopped");
     ExitCode::SUCCESS
 }
 

@@ -17,12 +17,14 @@ use rustls::pki_types::ServerName;
 
 use crate::judgment::Rules;
 use crate::protocol::tensor::Reading;
-use crate::{session, timing};
+use crate::{session, telemetry, timing};
 
 mod read;
 mod section;
+mod written;
 
 pub use section::Mistakes;
+pub use written::Written;
 
 /// Where we listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +171,8 @@ pub struct Config {
     pub listen: Address,
     /// The model server.
     pub upstream: UpstreamAddress,
+    /// Where the operator's own port is.
+    pub admin: Option<Address>,
     /// TLS towards callers.
     pub tls: Option<ServerTls>,
     /// TLS towards the model server.
@@ -183,6 +187,10 @@ pub struct Config {
     pub store: session::Limits,
     /// How long a replay is held.
     pub timing: timing::Mode,
+    /// What the operator is told.
+    pub telemetry: telemetry::Settings,
+    /// The settings as they were written.
+    pub written: Written,
     /// Settings of models that no pattern matches.
     models: ModelSettings,
     /// Settings by pattern, most specific last.

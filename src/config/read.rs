@@ -11,10 +11,11 @@ use rustls::pki_types::ServerName;
 use super::section::{Mistakes, Section};
 use super::{
     Address, CallerSettings, Config, Limits, Mode, ModelSettings, OnUnreadable, ServerTls, UpstreamAddress,
-    UpstreamTls, merge,
+    UpstreamTls, Written, merge,
 };
 use crate::judgment::{Anchor, MAX_SIDE, OnSuspected, Profile, Rules};
 use crate::protocol::tensor::{Range, Reading, Resize, Sees};
+use crate::telemetry::{Secret, Settings, TrustContext};
 use crate::{session, timing};
 
 const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("off", Mode::Off)];
@@ -22,8 +23,15 @@ const PROFILES: [(&str, Profile); 2] = [("paper", Profile::Paper), ("hardened", 
 const TIMINGS: [(&str, timing::Mode); 3] =
     [("sample", timing::Mode::Sample), ("mean", timing::Mode::Mean), ("off", timing::Mode::Off)];
 
+const TRUSTED: [(&str, TrustContext); 3] = [
+    ("always", TrustContext::Always),
+    ("trusted_peers", TrustContext::TrustedPeers),
+    ("never", TrustContext::Never),
+];
+
 /// The configuration that `table` describes; what is wrong with it goes into `mistakes`.
 pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
+    let written = Written::new(&table);
     let mut top = Section::new("", table, mistakes);
     let listen = address(&mut top, "listen", "0.0.0.0:8001");
     let upstream = upstream(&mut top);
@@ -34,22 +42,84 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
     let limits = top.section("limits", limits);
     let store = top.section("store", store);
     let timing = top.section("timing", |timing| timing.choice("mode", &TIMINGS, timing::Mode::Sample));
+    let admin = top.section("admin", admin);
+    let telemetry = top.section("telemetry", telemetry);
     let (models, patterns) = models(&mut top, limits.image_pixels);
     top.end();
-    Config { listen, upstream, tls, upstream_tls, rpc_allow, caller, limits, store, timing, models, patterns }
+    Config {
+        listen,
+        upstream,
+        admin,
+        tls,
+        upstream_tls,
+        rpc_allow,
+        caller,
+        limits,
+        store,
+        timing,
+        telemetry,
+        written,
+        models,
+        patterns,
+    }
 }
 
 fn address(section: &mut Section<'_>, key: &'static str, default: &str) -> Address {
     let written = section.value(key, default.to_owned());
-    if let Some(path) = written.strip_prefix("unix:") {
-        return Address::Unix(PathBuf::from(path));
+    parse_address(&written).unwrap_or_else(|| {
+        section.mistake(key, format!("expected ip:port or unix:/path, found {written:?}"));
+        Address::Unix(PathBuf::new())
+    })
+}
+
+fn parse_address(written: &str) -> Option<Address> {
+    match written.strip_prefix("unix:") {
+        Some(path) => Some(Address::Unix(PathBuf::from(path))),
+        None => written.parse().ok().map(Address::Tcp),
     }
-    match written.parse() {
-        Ok(address) => Address::Tcp(address),
-        Err(_) => {
-            section.mistake(key, format!("expected ip:port or unix:/path, found {written:?}"));
-            Address::Unix(PathBuf::new())
-        }
+}
+
+/// The operator's own port; none unless it is named.
+fn admin(section: &mut Section<'_>) -> Option<Address> {
+    match section.optional::<String>("listen").as_deref() {
+        None | Some("") => None,
+        Some(written) => match parse_address(written) {
+            None => {
+                section.mistake("listen", format!("expected ip:port or unix:/path, found {written:?}"));
+                None
+            }
+            address => address,
+        },
+    }
+}
+
+fn telemetry(section: &mut Section<'_>) -> Settings {
+    let endpoint: Option<String> =
+        section.optional("endpoint").filter(|written: &String| !written.is_empty());
+    if let Some(written) = &endpoint
+        && !["http://", "https://"].iter().any(|scheme| written.starts_with(scheme))
+    {
+        section.mistake(
+            "endpoint",
+            format!("expected http://host:port or https://host:port, found {written:?}"),
+        );
+    }
+    let sample: Option<f64> = section.optional("sample");
+    if let Some(share) = sample.filter(|share| !(0.0..=1.0).contains(share)) {
+        section.mistake("sample", format!("expected 0 to 1, found {share}"));
+    }
+    let digest_key: Option<String> = section.optional("digest_key").filter(|key: &String| !key.is_empty());
+    let digest_key = digest_key.map(Secret::new);
+    if digest_key.as_ref().is_some_and(|key| key.length() < 16) {
+        section.mistake("digest_key", "expected at least 16 bytes, as random as can be");
+    }
+    Settings {
+        endpoint,
+        sample,
+        keep_short_circuits: section.value("keep_short_circuits", false),
+        trust_context: section.choice("trust_context", &TRUSTED, TrustContext::TrustedPeers),
+        digest_key,
+        rotate_digests: section.duration("rotate_digests", Duration::from_hours(24)),
     }
 }
 

@@ -46,8 +46,8 @@ impl World {
         let pacer = FinePacer::new().map_err(|error| DemoError::Thread(error.to_string()))?;
         let sidecar = Sidecar::bind(settings, Arc::new(pacer)).await?;
         let refrain = address(&sidecar.address())?;
-        let tally = sidecar.tally();
-        let totals = Box::new(move || tally.totals());
+        let telemetry = sidecar.telemetry();
+        let totals = Box::new(move || telemetry.metrics.totals());
         servers.spawn(async move {
             sidecar.serve(stopping).await;
         });

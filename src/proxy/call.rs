@@ -11,9 +11,11 @@ use super::frame::{Encoding, Frame, Intake};
 use super::listen::Peer;
 use super::live::Live;
 use super::status::CallError;
+use super::witness::Noted;
 use crate::config::Config;
 use crate::protocol::Rpc;
 use crate::session::{Caller, Facts, Values};
+use crate::telemetry::Trace;
 
 /// What is known of a call before its message is read, and, on a stream, what its messages share.
 #[derive(Clone)]
@@ -26,6 +28,10 @@ pub(super) struct Opening {
     /// When the head came.
     pub(super) began: Instant,
     pub(super) deadline: Option<Instant>,
+    /// What the operator is told of it.
+    pub(super) trace: Option<Arc<Trace>>,
+    /// It brings one message after another.
+    pub(super) streams: bool,
 }
 
 /// A message that asks a model, and all that its call says besides.
@@ -34,6 +40,8 @@ pub(super) struct Call {
     pub(super) frame: Arc<Frame>,
     /// When the message was whole.
     pub(super) arrived: Instant,
+    /// What is noted of this message.
+    pub(super) noted: Noted,
 }
 
 impl std::ops::Deref for Call {
@@ -46,11 +54,18 @@ impl std::ops::Deref for Call {
 
 impl Opening {
     /// Identifies the caller; refuses an identity that comes twice and an encoding that we do not open.
-    pub(super) fn new(live: Arc<Live>, rpc: Rpc, head: Parts, peer: &Peer) -> Result<Self, CallError> {
+    pub(super) fn new(
+        live: Arc<Live>,
+        rpc: Rpc,
+        head: Parts,
+        peer: &Peer,
+        trace: Option<Arc<Trace>>,
+    ) -> Result<Self, CallError> {
         let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
         let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
         let deadline = deadline_of(&head.headers);
-        Ok(Self { live, rpc, head: Arc::new(head), encoding, caller, began: Instant::now(), deadline })
+        let (head, began, streams) = (Arc::new(head), Instant::now(), false);
+        Ok(Self { live, rpc, head, encoding, caller, began, deadline, trace, streams })
     }
 
     /// The bounds within which one message is read, out of this caller's budget.
@@ -61,6 +76,15 @@ impl Opening {
             within: limits.read_within,
             budget: Some((&self.live.bytes, self.caller.digest.0)),
         }
+    }
+}
+
+/// Whether the peer is one whose word is believed, by its certificate or its address.
+pub(super) fn is_trusted(config: &Config, peer: &Peer) -> bool {
+    match (&peer.certified, peer.address) {
+        (Some(name), _) => config.caller.trusted_certificates.iter().any(|trusted| **trusted == **name),
+        (None, Some(address)) => config.caller.trusted_peers.iter().any(|peers| peers.contains(&address)),
+        (None, None) => false,
     }
 }
 

@@ -25,6 +25,7 @@ use super::route::Route;
 use super::status::CallError;
 use super::stream;
 use super::upstream::Lane;
+use super::witness::{self, Witness};
 use crate::session::Store;
 
 /// Flow-control windows in bytes, of a stream and of a connection; their ratio as in `upstream.rs`.
@@ -108,16 +109,27 @@ where
             Route::Predict(rpc) => self.predictor.predict(rpc, request, &self.peer).await,
             Route::Stream => stream::serve(&self.predictor, request, &self.peer, self.own_lane()).await,
             Route::Pass => {
-                let relayed = passthrough::relay(self.own_lane(), request).await;
-                relayed.unwrap_or_else(|error| CallError::from(error).into_response())
+                let witness = self.witness(&request);
+                match passthrough::relay(self.own_lane(), request).await {
+                    Ok(response) => witness.see_off(response),
+                    Err(error) => self.predictor.refuse(error.into(), witness),
+                }
             }
             Route::Health => {
                 let Ok(response) = self.health.oneshot(request).await;
                 response.map(|body| body.map_err(BoxError::from).boxed_unsync())
             }
-            Route::Closed => CallError::Closed(path.to_owned()).into_response(),
-            Route::Unknown => CallError::Unknown.into_response(),
+            Route::Closed => {
+                self.predictor.refuse(CallError::Closed(path.to_owned()), self.witness(&request))
+            }
+            Route::Unknown => self.predictor.refuse(CallError::Unknown, self.witness(&request)),
         }
+    }
+
+    fn witness(&self, request: &Request<Incoming>) -> Witness {
+        let (predictor, path) = (&self.predictor, witness::named(request.uri().path()));
+        let (authority, headers) = (request.uri().authority(), request.headers());
+        Witness::of(&predictor.telemetry, path, authority, headers, &self.peer, &predictor.live.load())
     }
 }
 

@@ -24,10 +24,12 @@ use super::live::Live;
 use super::models::Model;
 use super::predict::Predictor;
 use super::read::Asked;
-use super::status::CallError;
+use super::status::{CallError, name_of};
 use super::upstream::{Reply, UpstreamError};
+use super::witness::{Noted, carry};
 use crate::protocol::query::{Query, Told};
 use crate::session::{Answer, Lead, Outcome, Store};
+use crate::telemetry::{Part, Stage};
 
 /// What the upstream said to a forward.
 pub(super) struct Fresh {
@@ -75,12 +77,12 @@ impl<S: Store> Predictor<S> {
     }
 
     async fn ask_and_settle(&self, errand: Errand) -> Result<Fresh, UpstreamError> {
-        let Errand { forward, request: _in_budget, query, model, live, rows, leads } = errand;
+        let Errand { mut forward, request: _in_budget, query, model, live, rows, leads } = errand;
         let limit = live.config.limits.message_bytes;
         let arrived = forward.arrived;
         let generation = model.generation();
-        self.tally.forwarded(rows.len());
-        let mut reply = self.upstream.call(|| forward.request(), limit).await?;
+        self.telemetry.metrics.forwarded(rows.len());
+        let mut reply = self.ask_upstream(&mut forward, limit).await?;
         if !reply.is_ok() {
             // What a stateful model's scheduler refuses is no error of the model.
             reply.of_model = query.is_accepted_by(&model.signature) && !model.signature.stateful;
@@ -91,6 +93,7 @@ impl<S: Store> Predictor<S> {
             // Errors are never remembered: the leads fail as they are dropped.
             return Ok(Fresh { reply, told: None, rows: None });
         }
+        let _stage = forward.noted.stage(&self.telemetry, Stage::Settle);
         let reply = reply.plain(limit).await?;
         let mut told = query
             .told(reply.payload(), rows.len())
@@ -154,15 +157,37 @@ impl<S: Store> Predictor<S> {
             tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
             return Err(refusal);
         }
-        self.tally.refused("malformed");
+        self.telemetry.metrics.rejected("malformed");
         Ok(reply)
     }
 
     /// Bytes on and bytes back, unjudged. The reply is read whole: a caller that does not take it must not hold up the
     /// connection that all judged calls share.
     pub(super) async fn forward_unread(&self, call: &Call) -> Result<Reply, CallError> {
-        let forward = Forward::new(call, None);
-        Ok(self.upstream.call(|| forward.request(), call.live.config.limits.message_bytes).await?)
+        let mut forward = Forward::new(call, None);
+        Ok(self.ask_upstream(&mut forward, call.live.config.limits.message_bytes).await?)
+    }
+
+    /// One call to the upstream, seen by the operator.
+    async fn ask_upstream(&self, forward: &mut Forward, limit: usize) -> Result<Reply, UpstreamError> {
+        let method = forward.method;
+        let part = forward.noted.trace.as_ref().map(|trace| trace.call(method, self.upstream.address()));
+        if let Some(carried) = part.as_ref().and_then(Part::carried) {
+            carry(&mut forward.head.headers, &carried);
+        }
+        let began = Instant::now();
+        let reply = self.upstream.call(|| forward.request(), limit).await;
+        let code = name_of(match &reply {
+            Ok(reply) => reply.code(),
+            Err(UpstreamError::Reply(_)) => Code::Internal,
+            Err(_) => Code::Unavailable,
+        });
+        forward.noted.spent_elsewhere(began.elapsed());
+        self.telemetry.metrics.asked(method, code, began.elapsed());
+        if let Some(part) = part {
+            part.end(code);
+        }
+        reply
     }
 }
 
@@ -196,6 +221,9 @@ struct Forward {
     frame: Bytes,
     /// When the caller's request had arrived.
     arrived: Instant,
+    /// The method, as `package.Service/Method`.
+    method: &'static str,
+    noted: Noted,
 }
 
 /// A call that went on at once carries the caller's deadline as it was written; one that waited longer than this, the remainder.
@@ -220,7 +248,8 @@ impl Forward {
                 HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
             head.headers.insert("grpc-timeout", left);
         }
-        Self { head, frame, arrived: call.arrived }
+        let method = call.rpc.path().trim_start_matches('/');
+        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone() }
     }
 
     /// The request to send, as often as it has to be.

@@ -1,6 +1,7 @@
 //! `grpc.health.v1` in the model server's name: serving when we and the upstream are.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ pub(super) async fn watch(
     report(&reporter, ServingStatus::NotServing).await;
     loop {
         let ready = is_ready(&upstream).await;
+        upstream.ready.store(ready, Ordering::Relaxed);
         if known != Some(ready) {
             tracing::info!(ready, "model server readiness");
             let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };

@@ -196,7 +196,8 @@ impl Arrival {
         tokio::time::timeout(GREETING, greeted).await.map_err(late)?
     }
 
-    async fn shake_hands(self) -> io::Result<(BoxedStream, Peer)> {
+    /// The TLS handshake where there is one.
+    pub(super) async fn shake_hands(self) -> io::Result<(BoxedStream, Peer)> {
         let (stream, address): (BoxedStream, _) = match self.raw {
             Raw::Tcp(stream, address) => (Box::pin(stream), Some(address)),
             Raw::Unix(stream) => (Box::pin(stream), None),

@@ -67,6 +67,11 @@ impl Live {
         Self { config, routes, callers, models, bytes, held, shadows, warned: AtomicBool::new(false) }
     }
 
+    /// Whether calls came that may be many callers'.
+    pub(super) fn shares_callers(&self) -> bool {
+        self.warned.load(Ordering::Relaxed)
+    }
+
     /// Says once that some calls are not protected, for want of an identity.
     pub(super) fn warn_of_shared_callers(&self) {
         if !self.warned.swap(true, Ordering::Relaxed) {

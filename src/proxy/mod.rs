@@ -7,6 +7,8 @@
 //! route.rs        which call is this
 //! health.rs       grpc.health.v1, in the model server's name
 //! passthrough.rs  a call that is let through: bytes on and bytes back
+//! witness.rs      what the operator is told of each call
+//! verdict.rs      what was ruled, in the operator's words
 //! call.rs         who asks, under which settings, until when
 //! predict.rs      ★ a call that is judged, from first to last
 //! stream.rs       a stream of such calls, in order
@@ -21,6 +23,7 @@
 //! template.rs     what a reply looks like around its message
 //! body.rs         bodies that keep frames and trailers as they are
 //! status.rs       errors into statuses
+//! admin.rs        the operator's own port
 //! ```
 
 mod listen;
@@ -29,6 +32,8 @@ mod connection;
 mod route;
 mod health;
 mod passthrough;
+mod witness;
+mod verdict;
 mod call;
 mod predict;
 mod stream;
@@ -43,6 +48,7 @@ mod upstream;
 mod template;
 mod body;
 mod status;
+mod admin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +63,7 @@ pub use tls::TlsError;
 
 use crate::config::Config;
 use crate::session::{Embedded, Stats, Store};
-use crate::telemetry::Tally;
+use crate::telemetry::{Stock, Telemetry};
 use crate::timing::{Latencies, Pacer};
 use connection::Connection;
 use live::{Keys, Live};
@@ -69,6 +75,7 @@ use upstream::{Connector, Upstream};
 pub struct Sidecar {
     predictor: Arc<Predictor<Embedded>>,
     listener: Listener,
+    admin: Option<Listener>,
     tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
 }
 
@@ -84,6 +91,9 @@ const RENEW: Duration = Duration::from_secs(2);
 
 /// How often the store lets go of what is past its life in sessions that nobody visits.
 const TIDY: Duration = Duration::from_mins(1);
+
+/// How long the last spans may take to their collector once all calls have ended.
+const LAST_EXPORT: Duration = Duration::from_secs(2);
 
 /// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +123,15 @@ impl Sidecar {
         let listener = Listener::bind(&config.listen, Arc::clone(&tls))
             .await
             .map_err(|source| StartError::Listen { address: config.listen.to_string(), source })?;
+        let admin = match &config.admin {
+            None => None,
+            Some(address) => {
+                let bound = Listener::bind(address, Arc::default()).await;
+                Some(bound.map_err(|source| StartError::Listen { address: address.to_string(), source })?)
+            }
+        };
+        let variable = |name: &str| std::env::var(name).ok();
+        let telemetry = Arc::new(Telemetry::start(&config.telemetry, &variable));
         let keys = Keys { pictures: secret()?, callers: secret()? };
         let upstream = Arc::new(Upstream::open(connector));
         let store = Arc::new(Embedded::new(config.store.clone()));
@@ -125,9 +144,9 @@ impl Sidecar {
             pacer,
             decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
-            tally: Arc::default(),
+            telemetry,
         });
-        Ok(Self { predictor, listener, tls })
+        Ok(Self { predictor, listener, admin, tls })
     }
 
     /// The means to change its configuration later.
@@ -144,9 +163,20 @@ impl Sidecar {
         self.listener.address()
     }
 
-    /// What it counts; readable while it serves.
-    pub fn tally(&self) -> Arc<Tally> {
-        Arc::clone(&self.predictor.tally)
+    /// Where the operator's port is, where there is one.
+    pub fn admin_address(&self) -> Option<String> {
+        self.admin.as_ref().map(Listener::address)
+    }
+
+    /// What it counts and tells; readable while it serves.
+    pub fn telemetry(&self) -> Arc<Telemetry> {
+        Arc::clone(&self.predictor.telemetry)
+    }
+
+    /// What a page of metrics shows of its store and its model server.
+    pub fn stock(&self) -> impl Fn() -> Stock + Send + Sync + 'static {
+        let predictor = Arc::clone(&self.predictor);
+        move || admin::stock(&predictor)
     }
 
     /// What its store holds at the moment.
@@ -159,13 +189,16 @@ impl Sidecar {
     ///
     /// True where every connection ended by itself; the others are cut.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) -> bool {
-        let Self { predictor, listener, .. } = self;
+        let Self { predictor, listener, admin, .. } = self;
         let limits = predictor.live.load().config.limits.clone();
         let (reporter, health) = health::service();
         let mut helpers = JoinSet::new();
         helpers.spawn(health::watch(Arc::clone(&predictor.upstream), reporter, stop.clone()));
         helpers.spawn(renew_models(Arc::clone(&predictor)));
         helpers.spawn(tidy_store(Arc::clone(&predictor)));
+        if let Some(admin) = admin {
+            helpers.spawn(admin::serve(admin, Arc::clone(&predictor), stop.clone()));
+        }
 
         let mut connections = JoinSet::new();
         let places = Quota::new(limits.connections, limits.connections_per_peer);
@@ -219,6 +252,7 @@ impl Sidecar {
         }
         connections.shutdown().await;
         helpers.shutdown().await;
+        predictor.telemetry.finish(LAST_EXPORT).await;
         drained
     }
 }
@@ -233,6 +267,8 @@ impl Reloader {
         let before = self.predictor.live.load_full();
         let fixed = [
             ("listen", config.listen != before.config.listen),
+            ("admin", config.admin != before.config.admin),
+            ("telemetry", !config.telemetry.tells_as(&before.config.telemetry)),
             ("upstream", config.upstream != before.config.upstream),
             ("upstream_tls", config.upstream_tls != before.config.upstream_tls),
             ("store", config.store != before.config.store),

@@ -391,6 +391,11 @@ impl Model {
         self.treatment == other.treatment && self.group == other.group && self.settings == other.settings
     }
 
+    /// Why its calls are passed through, for the operator.
+    pub(super) fn why_passed(&self) -> &'static str {
+        if self.settings.mode == Mode::Off { "mode_off" } else { "no_image_input" }
+    }
+
     /// How its requests are read.
     pub(super) fn how(&self) -> How<'_> {
         How { image_input: self.settings.image_input.as_deref(), reading: self.reading() }

@@ -14,6 +14,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::body::Body;
 use super::call::{Call, Opening};
@@ -26,14 +27,16 @@ use super::models::{Model, Treatment, Unknown};
 use super::read::{Arrival, Asked, Opened};
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
+use super::verdict::{counted, verdict};
+use super::witness::Witness;
 use crate::config::OnUnreadable;
-use crate::judgment::{Evidence, Likeness};
+use crate::judgment::Likeness;
 use crate::protocol::Rpc;
 use crate::protocol::answer::AnswerError;
 use crate::protocol::query::Refusal;
 use crate::protocol::tensor::Unreadable;
 use crate::session::{Answer, Claim, Follow, Judged, Lead, Outcome, Question, SessionKey, Store, View};
-use crate::telemetry::Tally;
+use crate::telemetry::{Stage, Telemetry};
 use crate::timing::{Latencies, Pacer, Stratum};
 
 /// Calls with more rows than this are judged on a thread of their own.
@@ -55,8 +58,8 @@ pub(super) struct Predictor<S> {
     pub(super) decoders: Arc<Semaphore>,
     /// Keys the digests of forms and other inputs.
     pub(super) key: [u8; 32],
-    /// What happened, for the operator.
-    pub(super) tally: Arc<Tally>,
+    /// What the operator is told.
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 impl<S: Store> Predictor<S> {
@@ -67,9 +70,12 @@ impl<S: Store> Predictor<S> {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let live = self.live.load_full();
+        let witness =
+            Witness::of(&self.telemetry, rpc.path(), head.uri.authority(), &head.headers, peer, &live);
         let answered = async {
-            let (head, body) = request.into_parts();
-            let opening = Opening::new(self.live.load_full(), rpc, head, peer)?;
+            let opening = Opening::new(live, rpc, head, peer, witness.trace())?;
             let answer = self.answer_one(&opening, body);
             match opening.deadline {
                 None => answer.await,
@@ -78,12 +84,21 @@ impl<S: Store> Predictor<S> {
                 }
             }
         };
-        answered.await.map_or_else(|error| self.refuse(error), Reply::into_response)
+        match answered.await {
+            Ok(reply) => {
+                witness.end(reply.code());
+                reply.into_response()
+            }
+            Err(error) => self.refuse(error, witness),
+        }
     }
 
     /// The refusal that a caller is sent, counted.
-    pub(super) fn refuse(&self, error: CallError) -> Response<Body> {
-        self.tally.refused(error.outcome().1);
+    pub(super) fn refuse(&self, error: CallError, witness: Witness) -> Response<Body> {
+        let (code, reason, _) = error.outcome();
+        self.telemetry.metrics.rejected(reason);
+        witness.rejected(reason);
+        witness.end(code);
         error.into_response()
     }
 
@@ -111,9 +126,12 @@ impl<S: Store> Predictor<S> {
         arrival: Arrival,
         model: Result<Arc<Model>, Unknown>,
     ) -> Result<Reply, CallError> {
+        let (arrived, noted) = (arrival.call.arrived, arrival.call.noted.clone());
         let answer = AssertUnwindSafe(self.judge_and_answer(arrival, model)).catch_unwind();
         // Nothing that a panicking call held is used again: claims are given up as they are dropped.
-        answer.await.unwrap_or(Err(CallError::Panicked))
+        let answer = answer.await.unwrap_or(Err(CallError::Panicked));
+        self.telemetry.metrics.spent(Stage::Total, noted.own(arrived.elapsed()));
+        answer
     }
 
     async fn judge_and_answer(
@@ -140,10 +158,7 @@ impl<S: Store> Predictor<S> {
         match model.treatment {
             Treatment::Enforce | Treatment::Observe => {}
             Treatment::Misconfigured => return Err(CallError::Misconfigured(model.name.to_string())),
-            Treatment::Pass => {
-                self.tally.passed();
-                return self.forward_unread(&call).await;
-            }
+            Treatment::Pass => return self.pass(&call, model.why_passed()).await,
         }
         let asked = match self.read(&call, message, payload, &model).await? {
             Ok(asked) => asked,
@@ -168,15 +183,15 @@ impl<S: Store> Predictor<S> {
             return Err(CallError::Misconfigured(model.name.to_string()));
         }
         if model.treatment != Treatment::Observe {
-            self.tally.passed();
+            self.telemetry.metrics.bypassed(model.why_passed());
             return Ok(());
         }
         let Ok(Ok(asked)) = self.read(&call, message, payload, model).await else {
-            self.tally.unreadable();
+            self.telemetry.metrics.unreadable();
             return Ok(());
         };
         let leads = leads(self.judge_all(&call, &asked).await);
-        self.tally.forwarded(asked.query.rows());
+        self.telemetry.metrics.forwarded(asked.query.rows());
         self.store.settle(leads.into_iter().map(|(_, lead)| (lead, Outcome::Unkept)).collect()).await;
         Ok(())
     }
@@ -184,7 +199,9 @@ impl<S: Store> Predictor<S> {
     /// Rulings for every row that could be read; the operator is told.
     async fn judge_all(&self, call: &Call, asked: &Asked) -> Vec<(usize, Judged)> {
         let rows: Vec<usize> = (0..asked.query.rows()).collect();
+        let stage = call.noted.stage(&self.telemetry, Stage::Judge);
         let judged = self.judge(call, asked, &rows).await;
+        drop(stage);
         self.tell(call, asked, &judged);
         judged
     }
@@ -213,6 +230,7 @@ impl<S: Store> Predictor<S> {
             whole: !asked.query.splits() && asked.query.rows() > 1,
             rows: likenesses,
             judge: Arc::clone(&model.judge),
+            origin: call.noted.trace.as_ref().map(|trace| trace.origin()),
         };
         let judged = if question.rows.len() <= MANY_ROWS {
             self.store.judge_and_claim(question).await
@@ -287,14 +305,15 @@ impl<S: Store> Predictor<S> {
             None => Some(call.live.shadows.take(caller, 1).ok_or(CallError::Overloaded)?),
         };
         if shadow.is_some() {
-            self.tally.shadowed();
+            self.telemetry.metrics.shadowed();
         }
 
         let mut answers: Vec<Option<Answer>> = vec![None; query.rows()];
         // Every row that is not replayed: those that were claimed, and those that nobody could read.
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
         let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
-        if shadow.is_some() || !forwarded.is_empty() {
+        let all_replayed = forwarded.is_empty();
+        if shadow.is_some() || !all_replayed {
             let some = shadow.is_none().then(|| forwarded.clone());
             let failed = match self.forward(call, asked, some, leads).await {
                 Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
@@ -329,6 +348,9 @@ impl<S: Store> Predictor<S> {
             answers[*row] = Some(answer);
         }
         let reply = asked.model.template().reply(assemble(answers, asked)?);
+        if shadow.is_none() && all_replayed {
+            call.noted.set("refrain.upstream.saved_time", anchor_took);
+        }
         if shadow.is_none() {
             self.hold(call, target.unwrap_or(anchor_took)).await;
         }
@@ -356,7 +378,10 @@ impl<S: Store> Predictor<S> {
         follow: &mut Follow,
     ) -> Result<Answer, Result<Reply, CallError>> {
         loop {
-            if let Ok(answer) = follow.answer().await {
+            let waits = Instant::now();
+            let answer = follow.answer().await;
+            call.noted.spent_elsewhere(waits.elapsed());
+            if let Ok(answer) = answer {
                 return Ok(answer);
             }
             let Some((_, judged)) = self.judge(call, asked, &[row]).await.pop() else {
@@ -379,17 +404,33 @@ impl<S: Store> Predictor<S> {
     }
 
     async fn hold(&self, call: &Call, target: Duration) {
-        self.tally.held();
-        self.pacer.until(call.arrived + target).await;
+        let (began, moment) = (Instant::now(), call.arrived + target);
+        let part = (moment > began).then(|| call.noted.part("hold"));
+        self.pacer.until(moment).await;
+        drop(part);
+        let held = began.elapsed();
+        let late = moment.elapsed();
+        self.telemetry.metrics.held(held, (moment > began).then_some(late), !target.is_zero());
+        call.noted.spent_elsewhere(held);
+        call.noted.set("refrain.delay.added", held);
+    }
+
+    /// Bytes on and bytes back, unjudged, counted by why.
+    async fn pass(&self, call: &Call, reason: &'static str) -> Result<Reply, CallError> {
+        self.telemetry.metrics.bypassed(reason);
+        if let Some(trace) = call.noted.trace.as_ref().filter(|_| !call.noted.in_stream) {
+            trace.set("refrain.decision", "bypassed");
+            trace.set("refrain.decision.reason", reason);
+        }
+        self.forward_unread(call).await
     }
 
     /// A request whose picture cannot be had, by the model's settings.
     async fn unread(&self, call: &Call, model: &Model, refusal: Refusal) -> Result<Reply, CallError> {
         if matches!(refusal, Refusal::Text) {
-            self.tally.passed();
-            return self.forward_unread(call).await;
+            return self.pass(call, "text").await;
         }
-        self.tally.unreadable();
+        self.telemetry.metrics.unreadable();
         if let Refusal::Unreadable { why: Unreadable::RangeUnknown { least, most }, .. } = refusal {
             let reply = self.forward_unread(call).await?;
             // Only what the server takes for a picture of the model tells what its values mean.
@@ -412,29 +453,22 @@ impl<S: Store> Predictor<S> {
         }
     }
 
-    /// Tells the operator what was ruled: one event for a call of which some row was short-circuited or refused.
+    /// Tells the operator what was ruled.
     fn tell(&self, call: &Call, asked: &Asked, judged: &[(usize, Judged)]) {
-        let count = |is: fn(&Claim) -> bool| judged.iter().filter(|(_, row)| is(&row.claim)).count();
-        let replayed = count(|claim| matches!(claim, Claim::Replay(_)));
-        let refused = count(|claim| matches!(claim, Claim::Refuse));
-        let forwarded = judged.len() - replayed - refused;
-        self.tally.judged(forwarded, replayed);
-        let first = judged.iter().map(|(_, row)| row).find(|row| !matches!(row.claim, Claim::Forward(_)));
-        let Some(Judged { evidence: Evidence { reason, nearest, .. }, anchor, .. }) = first else {
+        let observed = asked.model.treatment == Treatment::Observe || call.caller.shared;
+        let (telemetry, model) = (&self.telemetry, &asked.model);
+        let label = telemetry.metrics.model(&model.name);
+        for (_, row) in judged {
+            telemetry.metrics.judged(&label, &counted(row, observed));
+        }
+        let notable = |row: &&Judged| !matches!(row.claim, Claim::Forward(_));
+        let rows = || judged.iter().map(|(_, row)| row);
+        let Some(first) = rows().find(notable).or_else(|| rows().next()) else { return };
+        if !notable(&first) && call.noted.trace.is_none() {
             return;
-        };
-        tracing::info!(
-            model = &*asked.model.name,
-            forwarded,
-            replayed,
-            refused,
-            reason = reason.as_str(),
-            ?nearest,
-            ?anchor,
-            source = ?call.caller.source,
-            observed_only = asked.model.treatment == Treatment::Observe || call.caller.shared,
-            "rows short-circuited"
-        );
+        }
+        let verdict = verdict(call, asked, first, rows(), observed);
+        telemetry.tell(call.noted.trace.as_ref(), &verdict, call.noted.in_stream);
     }
 }
 

@@ -14,10 +14,12 @@ use super::frame::{Frame, FrameError};
 use super::models::Model;
 use super::predict::Predictor;
 use super::status::CallError;
+use super::witness::Noted;
 use crate::config::OnUnreadable;
 use crate::judgment::Likeness;
 use crate::protocol::query::{Query, Refusal, Request};
 use crate::session::Store;
+use crate::telemetry::Stage;
 
 /// Requests above this many bytes are decoded and read on a thread of their own: their likeness is long work.
 const LONG_WORK: usize = 1 << 20;
@@ -71,7 +73,8 @@ impl<S: Store> Predictor<S> {
         if let Ok(message) = &decoded {
             frame.grow(ROW * message.most_rows())?;
         }
-        let call = Call { opening: opening.clone(), frame: Arc::new(frame), arrived };
+        let noted = Noted::new(opening.trace.clone(), opening.streams);
+        let call = Call { opening: opening.clone(), frame: Arc::new(frame), arrived, noted };
         Ok(match decoded {
             Ok(message) => Opened::Asks(Arrival { call, message, payload }),
             Err(refusal) => Opened::Unparsable(call, refusal),
@@ -86,6 +89,7 @@ impl<S: Store> Predictor<S> {
         payload: Bytes,
         model: &Arc<Model>,
     ) -> Result<Result<Asked, Refusal>, CallError> {
+        let _stage = call.noted.stage(&self.telemetry, Stage::Read);
         let length = payload.len();
         // Work off the async threads goes on when its call is cancelled: what it may use stays taken as long as it runs.
         let frame = Arc::clone(&call.frame);

@@ -32,8 +32,9 @@ use super::listen::Peer;
 use super::models::{Model, Unknown};
 use super::predict::Predictor;
 use super::read::{Arrival, Opened};
-use super::status::{CallError, status};
+use super::status::{CallError, code_of, status};
 use super::upstream::{Lane, Reply, UpstreamError};
+use super::witness::Witness;
 use crate::protocol::Rpc;
 use crate::protocol::triton::stream;
 use crate::session::Store;
@@ -58,14 +59,19 @@ pub(super) async fn serve<S: Store>(
     lane: &Arc<Lane>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let opening = match Opening::new(predictor.live.load_full(), Rpc::Infer, head, peer) {
-        Ok(opening) => opening,
-        Err(error) => return predictor.refuse(error),
+    let live = predictor.live.load_full();
+    let witness = Witness::of(&predictor.telemetry, STREAM, head.uri.authority(), &head.headers, peer, &live);
+    let opening = match Opening::new(live, Rpc::Infer, head, peer, witness.trace()) {
+        Ok(opening) => Opening { streams: true, ..opening },
+        Err(error) => return predictor.refuse(error, witness),
     };
     match predictor.upstream.without_streams(STREAM).await {
         Ok(None) => {}
-        Ok(Some(refusal)) => return refusal.into_response(),
-        Err(error) => return predictor.refuse(error.into()),
+        Ok(Some(refusal)) => {
+            witness.end(refusal.code());
+            return refusal.into_response();
+        }
+        Err(error) => return predictor.refuse(error.into(), witness),
     }
     let (out, mut replies) = mpsc::channel(UNREAD);
     let conversation = Conversation {
@@ -79,6 +85,7 @@ pub(super) async fn serve<S: Store>(
         decoupled: None,
         responses: None,
         turn: None,
+        witness: Some(witness),
     };
     tokio::spawn(conversation.run(Messages::new(body)));
     match replies.recv().await {
@@ -94,7 +101,10 @@ pub(super) async fn serve<S: Store>(
             response.headers_mut().extend(status);
             response
         }
-        None => predictor.refuse(CallError::Panicked),
+        None => {
+            predictor.telemetry.metrics.rejected("panicked");
+            CallError::Panicked.into_response()
+        }
     }
 }
 
@@ -125,6 +135,8 @@ struct Conversation<S> {
     responses: Option<Responses>,
     /// Ends when the last message of a stateful model is answered.
     turn: Option<oneshot::Receiver<Infallible>>,
+    /// None once the stream has ended.
+    witness: Option<Witness>,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Said> + Send>>;
@@ -162,6 +174,9 @@ impl<S: Store> Conversation<S> {
             () = out.closed() => return,
             () = passed(deadline) => CallError::Deadline.into_trailers(),
         };
+        if let Some(witness) = self.witness.take() {
+            witness.end(code_of(&end));
+        }
         drop(out.send(Said::End(end)).await);
     }
 
@@ -282,7 +297,7 @@ impl<S: Store> Conversation<S> {
                 Err(error) => Err(error),
             };
             if let Err(error) = &answer {
-                predictor.tally.refused(error.outcome().1);
+                predictor.telemetry.metrics.rejected(error.outcome().1);
             }
             said(answer, asks, grpc_errors)
         }));

@@ -103,6 +103,8 @@ pub(super) struct Upstream {
     next: AtomicUsize,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
+    /// It says that it is ready; kept by `health.rs`.
+    pub(super) ready: AtomicBool,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
 }
@@ -404,7 +406,16 @@ impl Upstream {
             lanes,
             next: AtomicUsize::new(0),
             template: Template::default(),
+            ready: AtomicBool::new(false),
             streams: AtomicBool::new(false),
+        }
+    }
+
+    /// Where it is: `host:port`, or a socket's path.
+    pub(super) fn address(&self) -> &str {
+        match &self.connector.route {
+            Way::Tcp(address) | Way::Tls(address, _) => address,
+            Way::Unix(path) => path.to_str().unwrap_or_default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! A row that was forwarded: its likeness, its view, and its answer when that has come.
 
 use super::flight::{Follow, PENDING_BYTES, Pending};
-use super::{Answer, View};
+use super::{Answer, Origin, View};
 use crate::judgment::{Candidate, Likeness, Standing};
 use tokio::time::Instant;
 
@@ -16,6 +16,8 @@ pub(super) struct Anchor {
     /// Rows that it answered, exact repeats included. Of an anchor that has no answer: the exact repeats that were
     /// forwarded without an anchor of their own.
     pub(super) hits: u64,
+    /// What the operator knows its call by.
+    pub(super) origin: Option<Origin>,
     pub(super) kept: Kept,
 }
 

@@ -5,7 +5,7 @@ use super::flight::{Lead, Pending};
 use super::limits::Limits;
 use super::memory::{Bounds, Left, Memory};
 use super::suspicion::Suspicion;
-use super::{AnchorFacts, Claim, Judged, Outcome, Question, View};
+use super::{AnchorFacts, Claim, Judged, Origin, Outcome, Question, View};
 use crate::judgment::{
     self, Candidate, Digest, Evidence, Judge, Likeness, Profile, Reason, Ruling, Standing,
 };
@@ -38,6 +38,8 @@ pub(super) struct Tally {
     pub(super) bytes: usize,
     pub(super) anchors: usize,
     pub(super) ghosts: usize,
+    /// 1 where the session is suspected, as of its last call.
+    pub(super) suspected: usize,
 }
 
 /// Makes a new lead: the number of its anchor, the lead, and the anchor's end of it.
@@ -49,6 +51,7 @@ struct Asked<'a> {
     view: &'a View,
     limits: &'a Limits,
     bounds: Bounds,
+    origin: Option<Origin>,
     now: Instant,
 }
 
@@ -72,12 +75,11 @@ impl History {
         now: Instant,
         new_lead: NewLead<'_>,
     ) -> Vec<Judged> {
-        let Question { view, other_inputs, rows, judge, whole, .. } = question;
+        let Question { view, other_inputs, rows, judge, origin, whole, .. } = question;
         self.profile = judge.rules().profile;
         self.expire(limits, now);
-        self.suspicion.decay(limits.suspicion_decay, now);
         let bounds = Bounds::of(self.profile, limits);
-        let asked = Asked { judge: &judge, view: &view, limits, bounds, now };
+        let asked = Asked { judge: &judge, view: &view, limits, bounds, origin, now };
         if whole {
             return self.judge_whole(&asked, rows, new_lead);
         }
@@ -192,6 +194,7 @@ impl History {
 
     /// Turns what is past its life into ghosts, or lets it go.
     pub(super) fn expire(&mut self, limits: &Limits, now: Instant) {
+        self.suspicion.decay(limits.suspicion_decay, now);
         self.memory.expire(&Bounds::of(self.profile, limits), now);
         if self.memory.tally().0 == 0 {
             self.answered = VecDeque::new();
@@ -213,11 +216,13 @@ impl History {
         self.forwards >= limits.established_forwards && self.first_forward.is_some_and(long_enough)
     }
 
-    pub(super) fn tally(&self) -> Tally {
+    pub(super) fn tally(&self, limits: &Limits) -> Tally {
         let (anchors, ghosts) = self.memory.tally();
         let bytes =
             size_of::<Self>() + self.memory.footprint() + self.answered.capacity() * size_of::<Answered>();
-        Tally { bytes, anchors, ghosts }
+        // The paper's profile counts nothing against anyone.
+        let suspects = self.profile == Profile::Hardened && self.suspicion.suspected(limits.suspicions);
+        Tally { bytes, anchors, ghosts, suspected: usize::from(suspects) }
     }
 
     pub(super) fn take_left(&mut self) -> Left {
@@ -237,7 +242,15 @@ impl History {
     }
 
     fn add(&mut self, asked: &Asked<'_>, id: u64, likeness: Likeness, kept: Kept) {
-        let anchor = Anchor { id, likeness, view: asked.view.clone(), forwarded: asked.now, hits: 0, kept };
+        let anchor = Anchor {
+            id,
+            likeness,
+            view: asked.view.clone(),
+            forwarded: asked.now,
+            hits: 0,
+            origin: asked.origin,
+            kept,
+        };
         self.memory.add(anchor, &asked.bounds, asked.now);
     }
 
@@ -249,7 +262,7 @@ impl History {
             return Judged { claim: Claim::Refuse, evidence, anchor: None };
         };
         let age = asked.now.saturating_duration_since(anchor.forwarded);
-        let facts = AnchorFacts { age, hits: anchor.hits + 1 };
+        let facts = AnchorFacts { age, hits: anchor.hits + 1, origin: anchor.origin };
         let (id, own) = (anchor.id, anchor.likeness.digest() == row.digest());
         let near = evidence.reason != Reason::Exact;
         if self.profile == Profile::Hardened && near && !own {

@@ -12,12 +12,12 @@
 //! Every operation is a few steps on a hash table and on linked lists, whatever the number of sessions; an eviction
 //! is paid for by the session that once came. Nothing here takes a session's lock: see `store.rs` for the order of the locks.
 
-use super::SessionKey;
 use super::anchor::shared_text;
 use super::history::{History, Tally};
 use super::limits::{Limits, Room};
 use super::memory::Left;
 use super::store::Session;
+use super::{Glance, SessionKey};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub struct Stats {
     pub sessions: usize,
     /// Those of them that are established.
     pub established: usize,
+    /// Those that were suspected when they were last heard of.
+    pub suspected: usize,
     /// Anchors held, pending ones included.
     pub anchors: usize,
     /// Ghosts held.
@@ -128,6 +130,7 @@ pub(super) struct Ledger {
     lines: [Line; 8],
     anchors: usize,
     ghosts: usize,
+    suspected: usize,
     departures: Departures,
 }
 
@@ -200,7 +203,7 @@ impl Ledger {
         let index = visited.slot;
         let overhead = overhead(&visited.session.key);
         let weigh = |history: &History| {
-            let tally = history.tally();
+            let tally = history.tally(limits);
             Tally { bytes: tally.bytes + overhead, ..tally }
         };
         while weigh(history).bytes > limits.per_session() && history.shed(limits, now) {}
@@ -279,12 +282,37 @@ impl Ledger {
         Stats {
             sessions: self.by_key.len(),
             established: self.sum(|class| class.established).sessions,
+            suspected: self.suspected,
             anchors: self.anchors,
             ghosts: self.ghosts,
             bytes: self.sum(|_| true).bytes,
             departures: self.departures,
             oversized_answers: 0,
         }
+    }
+
+    /// At most `most` sessions, of each line those heard of last.
+    pub(super) fn glances(&self, most: usize, now: Instant) -> Vec<Glance> {
+        let mut glances = Vec::new();
+        for (class, line) in self.lines.iter().enumerate() {
+            let class = Class::at(class);
+            let mut next = line.last;
+            while let Some(index) = next.filter(|_| glances.len() < most) {
+                let slot = self.slot(index);
+                glances.push(Glance {
+                    key: slot.session.key.clone(),
+                    verified: class.verified,
+                    established: class.established,
+                    suspected: slot.tally.suspected > 0,
+                    anchors: slot.tally.anchors,
+                    ghosts: slot.tally.ghosts,
+                    bytes: slot.tally.bytes,
+                    silent: now.saturating_duration_since(slot.heard),
+                });
+                next = slot.before;
+            }
+        }
+        glances
     }
 
     /// Every session here, for tests.
@@ -383,6 +411,7 @@ impl Ledger {
         self.lines[line].bytes = self.lines[line].bytes - before.bytes + tally.bytes;
         self.anchors = self.anchors - before.anchors + tally.anchors;
         self.ghosts = self.ghosts - before.ghosts + tally.ghosts;
+        self.suspected = self.suspected - before.suspected + tally.suspected;
     }
 
     fn class(&self, index: usize) -> Class {

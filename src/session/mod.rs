@@ -103,6 +103,8 @@ pub struct Question {
     /// The rules of the model that is asked. All models of a group should share one profile: an anchor kept by
     /// one model's rules is replaced by another's.
     pub judge: Arc<Judge>,
+    /// What the operator knows this call by; kept with each row that is forwarded, and never looked into.
+    pub origin: Option<Origin>,
     /// True when the call has several rows and its outputs cannot be cut into rows. Then no row is replayed, one
     /// suspect row makes the whole call suspect, each distinct suspect row counts, and one refused row refuses it all.
     pub whole: bool,
@@ -135,6 +137,32 @@ pub struct AnchorFacts {
     pub age: Duration,
     /// Rows that it has answered, this one and exact repeats included.
     pub hits: u64,
+    /// What the operator knows the call by that the anchor was forwarded with.
+    pub origin: Option<Origin>,
+}
+
+/// What the operator knows a call by, in whatever form.
+pub type Origin = [u8; 24];
+
+/// A session as the operator sees it: no past, only how much of it there is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Glance {
+    /// Whose it is.
+    pub key: SessionKey,
+    /// The caller proved who it is.
+    pub verified: bool,
+    /// Newcomers cannot push it out.
+    pub established: bool,
+    /// It came too near its own past too often, as of its last call.
+    pub suspected: bool,
+    /// Anchors held, pending ones included.
+    pub anchors: usize,
+    /// Ghosts held.
+    pub ghosts: usize,
+    /// Bytes held.
+    pub bytes: usize,
+    /// Time since it was last heard of.
+    pub silent: Duration,
 }
 
 /// What the model said of one row.

@@ -15,7 +15,7 @@
 use super::flight::{Home, Lead, Place};
 use super::history::History;
 use super::ledger::{Leavers, Ledger, Stats, Visited};
-use super::{Answer, Claim, Judged, Limits, Outcome, Question, SessionKey, Store};
+use super::{Answer, Claim, Glance, Judged, Limits, Outcome, Question, SessionKey, Store};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -79,6 +79,11 @@ impl Embedded {
     /// should be tidied by a timer as well (once a minute is plenty).
     pub fn tidy(&self) {
         while self.shared.tidy(64, Instant::now()) {}
+    }
+
+    /// At most `most` sessions, each as the operator may see it: of every kind those heard of last.
+    pub fn glances(&self, most: usize) -> Vec<Glance> {
+        lock(&self.shared.ledger).glances(most, Instant::now())
     }
 
     #[cfg(test)]

@@ -64,6 +64,7 @@ impl World {
             other_inputs: Vec::new(),
             rows,
             judge: self.judge.clone(),
+            origin: None,
             whole: false,
         }
     }

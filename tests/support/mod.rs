@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! upstream.rs  the fake: what it is asked is remembered, what it answers is scripted
+//! collector.rs an OTLP collector that behaves as badly as a test wants
 //! client.rs    HTTP/2 without a gRPC library, so that a test sees every header and frame
 //! kserve.rs    questions to the fake's model `clf`, and what its answers say
 //! pictures.rs  drawn pictures: by seed, and near-copies of them
@@ -21,12 +22,13 @@ use std::time::Duration;
 use refrain::config::{Config, from_text};
 use refrain::proxy::Sidecar;
 use refrain::session::Stats;
-use refrain::telemetry::{Tally, Totals};
+use refrain::telemetry::{Stock, Telemetry, Totals};
 use refrain::timing::{ClockPacer, Pacer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod kserve;
 pub(crate) mod pacing;
 pub(crate) mod pictures;
@@ -69,7 +71,10 @@ pub(crate) struct Running {
     pub(crate) address: String,
     /// The model server.
     pub(crate) upstream: Fake,
-    tally: Arc<Tally>,
+    telemetry: Arc<Telemetry>,
+    stock: Box<dyn Fn() -> Stock + Send + Sync>,
+    /// Where the operator's port is, where there is one.
+    pub(crate) admin: Option<String>,
     stats: Box<dyn Fn() -> Stats + Send + Sync>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<bool>,
@@ -115,7 +120,9 @@ impl World {
         let (stop, stopped) = watch::channel(false);
         let running = Running {
             address: sidecar.address(),
-            tally: sidecar.tally(),
+            telemetry: sidecar.telemetry(),
+            stock: Box::new(sidecar.stock()),
+            admin: sidecar.admin_address(),
             stats: Box::new(sidecar.store()),
             upstream,
             stop,
@@ -136,7 +143,12 @@ impl Running {
 
     /// What the sidecar counted.
     pub(crate) fn totals(&self) -> Totals {
-        self.tally.totals()
+        self.telemetry.metrics.totals()
+    }
+
+    /// Its page of metrics.
+    pub(crate) fn metrics(&self) -> String {
+        self.telemetry.metrics.prometheus((self.stock)())
     }
 
     /// What its store holds.

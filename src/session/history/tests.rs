@@ -31,9 +31,9 @@ async fn a_replay_tells_the_age_and_the_hits_of_its_anchor() {
     world.ask_and_answer(1, world.picture(1), "cat").await;
     tokio::time::advance(5 * SECOND).await;
     let facts = world.ask(1, world.near(1, 1)).await.anchor.unwrap();
-    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 1 });
+    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 1, origin: None });
     let facts = world.ask(1, world.picture(1)).await.anchor.unwrap();
-    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 2 });
+    assert_eq!(facts, AnchorFacts { age: 5 * SECOND, hits: 2, origin: None });
 }
 
 async fn eight_suspects(world: &World) {

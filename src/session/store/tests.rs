@@ -16,8 +16,11 @@ fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
 /// Counts every session afresh and compares with the figures.
 fn check_bytes(world: &World) {
     let walked: usize = world.store.histories(|history| history.walk() + overhead(&key(0))).iter().sum();
-    let tallied: usize =
-        world.store.histories(|history| history.tally().bytes + overhead(&key(0))).iter().sum();
+    let tallied: usize = world
+        .store
+        .histories(|history| history.tally(world.store.limits()).bytes + overhead(&key(0)))
+        .iter()
+        .sum();
     assert_eq!((world.store.stats().bytes, tallied), (walked, walked));
 }
 

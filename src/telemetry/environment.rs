@@ -1,0 +1,245 @@
+//! The variables of the OpenTelemetry specification. An empty one counts as none; a wrong one is said and left aside.
+
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::Resource;
+
+use super::sampling::Sampling;
+use super::trace::SCHEMA;
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP/1.1, as protobuf.
+    Http,
+}
+
+/// Where one signal goes. Headers, time-outs and compression are read from the environment by the exporter itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Destination {
+    pub(super) protocol: Protocol,
+    /// By our own settings; by the environment where there is none.
+    pub(super) endpoint: Option<String>,
+    /// A file with the CA that the collector's certificate must come from.
+    pub(super) certificate: Option<String>,
+    /// Files with our own certificate and key.
+    pub(super) identity: Option<(String, String)>,
+}
+
+/// How items become batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batching {
+    /// Items that may wait.
+    pub(super) queue: usize,
+    /// Items in one export.
+    pub(super) batch: usize,
+    /// How long the first of a batch waits at most for others.
+    pub(super) delay: Duration,
+    /// How long one export may take.
+    pub(super) within: Duration,
+}
+
+/// What the environment says of a process's telemetry.
+pub(super) struct Environment<'a> {
+    variable: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Environment<'a> {
+    pub(super) fn new(variable: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { variable }
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        (self.variable)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn wrong(name: &str, value: &str) {
+        tracing::warn!(value, "{name} has no value of the specification's and counts for nothing");
+    }
+
+    /// Whether nothing is to be exported at all.
+    pub(super) fn is_disabled(&self) -> bool {
+        self.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Where `signal` (`TRACES` or `LOGS`) goes; nowhere unless an endpoint or the exporter is named. `endpoint` is that of our
+    /// own settings.
+    ///
+    /// The specification would export to this very machine by default; beside a model server there is rarely a collector.
+    pub(super) fn destination(&self, signal: &str, endpoint: Option<&str>) -> Option<Destination> {
+        let of_signal = |what: &str| {
+            let own = self.get(&format!("OTEL_EXPORTER_OTLP_{signal}_{what}"));
+            own.or_else(|| self.get(&format!("OTEL_EXPORTER_OTLP_{what}")))
+        };
+        let exporter = format!("OTEL_{signal}_EXPORTER");
+        let named = self.get(&exporter);
+        match named.as_deref() {
+            None | Some("otlp") => {}
+            Some("none") => return None,
+            Some(other) => Self::wrong(&exporter, other),
+        }
+        if endpoint.is_none() && of_signal("ENDPOINT").is_none() && named.as_deref() != Some("otlp") {
+            return None;
+        }
+        let protocol = match of_signal("PROTOCOL").as_deref() {
+            Some("grpc") => Protocol::Grpc,
+            None | Some("http/protobuf") => Protocol::Http,
+            Some(other) => {
+                Self::wrong("OTEL_EXPORTER_OTLP_PROTOCOL", other);
+                Protocol::Http
+            }
+        };
+        let identity = of_signal("CLIENT_CERTIFICATE").zip(of_signal("CLIENT_KEY"));
+        let endpoint = endpoint.map(str::to_owned);
+        Some(Destination { protocol, endpoint, certificate: of_signal("CERTIFICATE"), identity })
+    }
+
+    /// Which traces are kept.
+    pub(super) fn sampling(&self) -> Sampling {
+        let Some(name) = self.get("OTEL_TRACES_SAMPLER") else { return Sampling::ALL };
+        Sampling::named(&name, self.get("OTEL_TRACES_SAMPLER_ARG").as_deref()).unwrap_or_else(|| {
+            Self::wrong("OTEL_TRACES_SAMPLER(_ARG)", &name);
+            Sampling::ALL
+        })
+    }
+
+    /// How spans (`BSP`) or log records (`BLRP`) become batches.
+    pub(super) fn batching(&self, prefix: &str) -> Batching {
+        let number = |what: &str, default: u64| {
+            let name = format!("OTEL_{prefix}_{what}");
+            let Some(value) = self.get(&name) else { return default };
+            value.parse().ok().filter(|number| *number > 0).unwrap_or_else(|| {
+                Self::wrong(&name, &value);
+                default
+            })
+        };
+        let delay = if prefix == "BLRP" { 1000 } else { 5000 };
+        // A queue is allocated as it fills; still, a number without an end would be none.
+        let queue = number("MAX_QUEUE_SIZE", 2048).min(1 << 20) as usize;
+        Batching {
+            queue,
+            batch: (number("MAX_EXPORT_BATCH_SIZE", 512) as usize).min(queue),
+            delay: Duration::from_millis(number("SCHEDULE_DELAY", delay)),
+            within: Duration::from_millis(number("EXPORT_TIMEOUT", 30_000)),
+        }
+    }
+
+    /// Whether `traceparent` and whether `baggage` are passed on.
+    pub(super) fn propagators(&self) -> (bool, bool) {
+        let Some(listed) = self.get("OTEL_PROPAGATORS") else { return (true, true) };
+        let named = |wanted: &str| listed.split(',').any(|name| name.trim() == wanted);
+        (named("tracecontext"), named("baggage"))
+    }
+
+    /// Who we are: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, else `refrain` and its version.
+    pub(super) fn resource(&self) -> Resource {
+        let mut attributes = vec![
+            KeyValue::new("service.name", "refrain"),
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        ];
+        let written = self.get("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+        for pair in written.split(',').filter(|pair| !pair.trim().is_empty()) {
+            match pair.split_once('=') {
+                Some((name, value)) => {
+                    let value = percent_decoded(value.trim());
+                    attributes.push(KeyValue::new(name.trim().to_owned(), value));
+                }
+                None => Self::wrong("OTEL_RESOURCE_ATTRIBUTES", pair),
+            }
+        }
+        if let Some(name) = self.get("OTEL_SERVICE_NAME") {
+            attributes.push(KeyValue::new("service.name", name));
+        }
+        Resource::builder_empty().with_schema_url(attributes, SCHEMA).build()
+    }
+}
+
+/// `text` with `%XX` as the bytes that they mean; text that is none stays as it is.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code =
+            after.get(..2).filter(|_| *first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry::Key;
+
+    fn with<T>(variables: &[(&str, &str)], look: impl FnOnce(Environment<'_>) -> T) -> T {
+        let find = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        look(Environment::new(&find))
+    }
+
+    #[test]
+    fn without_an_endpoint_nothing_is_exported() {
+        assert_eq!(with(&[], |environment| environment.destination("TRACES", None)), None);
+        let empty = [("OTEL_EXPORTER_OTLP_ENDPOINT", " "), ("OTEL_TRACES_EXPORTER", "")];
+        assert_eq!(with(&empty, |environment| environment.destination("TRACES", None)), None);
+        let none = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:4318"), ("OTEL_TRACES_EXPORTER", "none")];
+        assert_eq!(with(&none, |environment| environment.destination("TRACES", None)), None);
+        assert!(with(&none, |environment| environment.destination("LOGS", None)).is_some());
+        let otlp = [("OTEL_TRACES_EXPORTER", "otlp")];
+        assert!(with(&otlp, |environment| environment.destination("TRACES", None)).is_some());
+    }
+
+    #[test]
+    fn the_signals_own_variable_comes_before_the_common_one() {
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:4318"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/protobuf"),
+        ];
+        let protocol =
+            |signal| with(&variables, |environment| environment.destination(signal, None).unwrap().protocol);
+        assert_eq!((protocol("TRACES"), protocol("LOGS")), (Protocol::Grpc, Protocol::Http));
+    }
+
+    #[test]
+    fn wrong_values_count_for_nothing() {
+        let variables = [
+            ("OTEL_SDK_DISABLED", "1"),
+            ("OTEL_TRACES_SAMPLER", "dice"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "-3"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "250"),
+        ];
+        with(&variables, |environment| {
+            assert!(!environment.is_disabled());
+            assert_eq!(environment.sampling(), Sampling::ALL);
+            let batching = environment.batching("BSP");
+            assert_eq!((batching.queue, batching.delay), (2048, Duration::from_millis(250)));
+        });
+    }
+
+    #[test]
+    fn the_resource_is_what_the_variables_say() {
+        let variables = [
+            ("OTEL_SERVICE_NAME", "guard"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=x,k8s.pod.name=a%2Cb, broken"),
+        ];
+        let resource = with(&variables, |environment| environment.resource());
+        let get = |name: &'static str| resource.get(&Key::new(name)).map(|value| value.to_string());
+        assert_eq!(get("service.name").as_deref(), Some("guard"));
+        assert_eq!(get("k8s.pod.name").as_deref(), Some("a,b"));
+        assert_eq!(get("service.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    }
+}

@@ -1,0 +1,495 @@
+//! The operator sees everything, the caller nothing.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use http::HeaderMap;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use support::client::grpc;
+use support::collector::{Collector, Manner, attribute, names};
+use support::kserve::{self, MODEL_INFER, question};
+use support::pictures::{one_pixel, photo, photo_question};
+use support::upstream::{Step, ok_trailers};
+use support::{Running, World, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::Code;
+
+const STREAM: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+
+/// Kinds of spans, as the wire numbers them.
+const INTERNAL: i32 = 1;
+const SERVER: i32 = 2;
+const CLIENT: i32 = 3;
+
+/// A status that nobody set, as the wire numbers it, and an error.
+const UNSET: i32 = 0;
+const ERROR: i32 = 2;
+
+async fn traced(settings: &str) -> (Collector, Running) {
+    let collector = Collector::start(Manner::Takes).await;
+    let world = World::new().config(&collector.settings()).config(settings).start().await;
+    (collector, world)
+}
+
+/// Stops the sidecar, which exports what is left, and gives the spans, by call: the server's first, then its parts by start.
+async fn calls_of(collector: &Collector, world: Running) -> Vec<Vec<Span>> {
+    world.stop().await;
+    let spans = collector.spans();
+    let servers = spans.iter().filter(|span| span.kind == SERVER);
+    servers
+        .map(|server| {
+            let parts = spans.iter().filter(|span| span.parent_span_id == server.span_id);
+            std::iter::once(server.clone()).chain(parts.cloned()).collect()
+        })
+        .collect()
+}
+
+/// The fake model server has the streaming call: messages of ordinary models never get there.
+fn has_streams(world: &Running) {
+    world.upstream.on(STREAM, |mut exchange| async move {
+        let mut sending = exchange.respond.send_response(http::Response::new(()), false).unwrap();
+        sending.send_trailers(ok_trailers()).unwrap();
+    });
+}
+
+fn status(span: &Span) -> i32 {
+    span.status.as_ref().map_or(UNSET, |status| status.code)
+}
+
+fn said(span: &Span, name: &str) -> String {
+    attribute(&span.attributes, name).unwrap_or_else(|| panic!("{name} in {:?}", names(&span.attributes)))
+}
+
+#[tokio::test]
+async fn a_forwarded_and_a_short_circuited_call_are_told_whole() {
+    let (collector, world) = traced("timing.mode = 'mean'").await;
+    let client = world.client().await;
+    assert!(client.infer(&photo_question(1)).await.is_ok());
+    let again = question([&one_pixel(&photo(1), 7)]);
+    assert!(client.infer(&again).await.is_ok());
+    let seen = world.upstream.last(MODEL_INFER);
+
+    let calls = calls_of(&collector, world).await;
+    let [forwarded, replayed] = &calls[..] else { panic!("two calls: {calls:?}") };
+    let tree = |call: &[Span]| -> Vec<(String, i32, i32)> {
+        call.iter().map(|span| (span.name.clone(), span.kind, status(span))).collect()
+    };
+    let method = "inference.GRPCInferenceService/ModelInfer".to_owned();
+    let part = |name: &str| (name.to_owned(), INTERNAL, UNSET);
+    let call = |kind| (method.clone(), kind, UNSET);
+    assert_eq!(tree(forwarded), [call(SERVER), part("read"), part("judge"), call(CLIENT), part("settle")]);
+    assert_eq!(tree(replayed)[..3], [call(SERVER), part("read"), part("judge")]);
+    assert!(
+        replayed[3..].iter().all(|span| span.name == "hold"),
+        "no call to the model server: {:?}",
+        tree(replayed)
+    );
+
+    let common: BTreeMap<&str, &str> = BTreeMap::from([
+        ("rpc.system.name", "grpc"),
+        ("rpc.method", &*method),
+        ("rpc.status_code", "OK"),
+        ("server.address", "models.example"),
+        ("server.port", "8001"),
+        ("refrain.model.name", "clf"),
+        ("refrain.model.version", "1"),
+        ("refrain.hash.algorithm", "hardened"),
+        ("refrain.batch.size", "1"),
+        ("refrain.batch.rejected", "0"),
+        ("refrain.suspect", "false"),
+        ("refrain.session.key_source", "address"),
+    ]);
+    for span in [&forwarded[0], &replayed[0]] {
+        for (name, value) in &common {
+            assert_eq!(said(span, name), *value, "{name}");
+        }
+        assert!(span.parent_span_id.is_empty() && span.trace_id.len() == 16);
+        assert_eq!(said(span, "refrain.session.id_hash").len(), 16);
+    }
+    assert_eq!(said(&forwarded[0], "refrain.decision"), "forwarded");
+    assert_eq!(said(&forwarded[0], "refrain.decision.reason"), "new");
+    assert_eq!(said(&forwarded[0], "refrain.batch.forwarded"), "1");
+    assert!(forwarded[0].links.is_empty());
+    assert_eq!(said(&replayed[0], "refrain.decision"), "short_circuited");
+    assert_eq!(said(&replayed[0], "refrain.batch.short_circuited"), "1");
+    assert_eq!(said(&replayed[0], "refrain.match.count"), "1");
+    assert!(said(&replayed[0], "refrain.match.age").parse::<f64>().unwrap() >= 0.0);
+    assert_eq!(said(&replayed[0], "refrain.hash.threshold"), "10");
+    assert_eq!(said(&replayed[0], "refrain.pixel.distance"), "1");
+    for name in
+        ["refrain.hash.distance", "refrain.cells.near", "refrain.delay.added", "refrain.upstream.saved_time"]
+    {
+        assert!(said(&replayed[0], name).parse::<f64>().unwrap() >= 0.0, "{name}");
+    }
+    assert_eq!(attribute(&replayed[0].attributes, "error.type"), None);
+
+    let [link] = &replayed[0].links[..] else { panic!("one link: {:?}", replayed[0].links) };
+    assert_eq!(link.trace_id, forwarded[0].trace_id, "answered from this earlier call");
+    assert_eq!(link.span_id, forwarded[0].span_id);
+    assert_ne!(replayed[0].trace_id, forwarded[0].trace_id);
+
+    // The model server was told of the call that asked it.
+    let client_span = &forwarded[3];
+    let parent = seen.headers["traceparent"].to_str().unwrap();
+    let (trace, span) = (&client_span.trace_id, &client_span.span_id);
+    let expected = format!("00-{}-{}-01", hexadecimal(trace), hexadecimal(span));
+    assert_eq!(parent, expected);
+    assert_eq!(said(client_span, "rpc.status_code"), "OK");
+    assert_eq!(said(client_span, "server.address"), "127.0.0.1");
+
+    collector.look(|taken| {
+        let resource = taken.resource.as_ref().unwrap();
+        assert_eq!(attribute(&resource.attributes, "service.name").as_deref(), Some("refrain"));
+        let [record] = &taken.logs[..] else { panic!("one log record: {:?}", taken.logs) };
+        assert_eq!((&record.trace_id, &record.span_id), (&replayed[0].trace_id, &replayed[0].span_id));
+        assert_eq!(attribute(&record.attributes, "refrain.decision").as_deref(), Some("short_circuited"));
+        assert_eq!(record.event_name, "refrain.short_circuit");
+    });
+}
+
+#[tokio::test]
+async fn an_error_of_the_model_server_is_the_clients_error_and_only_some_are_the_servers() {
+    let (collector, world) = traced("").await;
+    let client = world.client().await;
+    world.upstream.then(Step::Status(Code::InvalidArgument, "no"));
+    assert_eq!(client.infer(&photo_question(1)).await.code(), Some(Code::InvalidArgument));
+    world.upstream.then(Step::Status(Code::Internal, "broken"));
+    assert_eq!(client.infer(&photo_question(2)).await.code(), Some(Code::Internal));
+    let calls = calls_of(&collector, world).await;
+    for (call, code, of_server) in [(&calls[0], "INVALID_ARGUMENT", UNSET), (&calls[1], "INTERNAL", ERROR)] {
+        assert_eq!((said(&call[0], "rpc.status_code").as_str(), status(&call[0])), (code, of_server));
+        let client = call.iter().find(|span| span.kind == CLIENT).unwrap();
+        assert_eq!((said(client, "error.type").as_str(), status(client)), (code, ERROR));
+    }
+}
+
+#[tokio::test]
+async fn trace_context_is_believed_by_policy_and_what_is_not_goes_no_further() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let trusted = "telemetry.trust_context = 'trusted_peers'\ncaller.trusted_peers = ['127.0.0.0/8']";
+    for (settings, believed) in [
+        ("telemetry.trust_context = 'always'", true),
+        (trusted, true),
+        ("", false),
+        ("telemetry.trust_context = 'never'\ncaller.trusted_peers = ['127.0.0.0/8']", false),
+    ] {
+        let (collector, world) = traced(settings).await;
+        let client = world.client().await;
+        let request = grpc(MODEL_INFER)
+            .header("traceparent", PARENT)
+            .header("tracestate", "vendor=1")
+            .header("baggage", "tenant=evil");
+        assert!(client.unary(request, kserve::frame(&photo_question(1))).await.is_ok());
+        let seen = world.upstream.last(MODEL_INFER);
+        let parent = seen.headers["traceparent"].to_str().unwrap().to_owned();
+        assert_ne!(parent, PARENT, "{settings}: ours, in its place");
+        assert_eq!(seen.headers.get_all("traceparent").iter().count(), 1);
+        assert_eq!(parent.starts_with(&PARENT[..35]), believed, "{settings}: {parent}");
+        assert_eq!(seen.headers.contains_key("tracestate"), believed, "{settings}");
+        assert_eq!(seen.headers.contains_key("baggage"), believed, "{settings}");
+        let calls = calls_of(&collector, world).await;
+        assert_eq!(calls[0][0].parent_span_id == [0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7], believed);
+    }
+}
+
+#[tokio::test]
+async fn an_unbelieved_caller_cannot_have_its_calls_sampled() {
+    let (collector, world) = traced("telemetry.sample = 0.0").await;
+    let client = world.client().await;
+    let request =
+        grpc(MODEL_INFER).header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    assert!(client.unary(request, kserve::frame(&photo_question(1))).await.is_ok());
+    let parent = world.upstream.last(MODEL_INFER).headers["traceparent"].to_str().unwrap().to_owned();
+    assert!(parent.ends_with("-00"), "{parent}");
+    assert!(calls_of(&collector, world).await.is_empty());
+}
+
+#[tokio::test]
+async fn short_circuits_are_never_lost_to_sampling() {
+    for (keep, expected) in [(false, 0), (true, 1)] {
+        let settings = format!("telemetry.sample = 0.0\ntelemetry.keep_short_circuits = {keep}");
+        let (collector, world) = traced(&settings).await;
+        let client = world.client().await;
+        for picture in [photo(1), one_pixel(&photo(1), 3), photo(2)] {
+            assert!(client.infer(&question([&picture])).await.is_ok());
+        }
+        let calls = calls_of(&collector, world).await;
+        assert_eq!(calls.len(), expected, "keep_short_circuits = {keep}");
+        for call in &calls {
+            assert_eq!(said(&call[0], "refrain.decision"), "short_circuited");
+            assert!(call.len() > 2, "with its parts");
+        }
+        assert_eq!(collector.look(|taken| taken.logs.len()), 1, "as a log record in any case");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_is_one_span_with_an_event_for_each_message() {
+    let (collector, world) = traced("").await;
+    has_streams(&world);
+    let client = world.client().await;
+    let mut call = client.open(grpc(STREAM)).await;
+    for picture in [photo(1), one_pixel(&photo(1), 3), photo(2)] {
+        call.data(kserve::frame(&question([&picture])), false);
+    }
+    call.data(bytes::Bytes::new(), true);
+    let reply = call.reply().await;
+    assert_eq!(reply.code(), Some(Code::Ok), "{reply:?}");
+    let calls = calls_of(&collector, world).await;
+    let [stream] = &calls[..] else { panic!("one stream: {calls:?}") };
+    assert_eq!(stream[0].name, "inference.GRPCInferenceService/ModelStreamInfer");
+    let mut decisions: Vec<String> = stream[0]
+        .events
+        .iter()
+        .map(|event| attribute(&event.attributes, "refrain.decision").unwrap())
+        .collect();
+    decisions.sort();
+    assert_eq!(decisions, ["forwarded", "forwarded", "short_circuited"]);
+    assert_eq!(stream[0].links.len(), 1);
+    assert_eq!(stream.iter().filter(|span| span.kind == CLIENT).count(), 2);
+}
+
+/// Header by header, trailer by trailer, byte by byte.
+#[tokio::test]
+async fn callers_get_the_same_with_telemetry_and_without() {
+    let mut outcomes = Vec::new();
+    for telemetry in [true, false] {
+        let collector = Collector::start(Manner::Takes).await;
+        let settings = if telemetry {
+            format!(
+                "{}\nadmin.listen = '127.0.0.1:0'\ntelemetry.trust_context = 'always'",
+                collector.settings()
+            )
+        } else {
+            String::new()
+        };
+        let world = World::new().config(&settings).start().await;
+        has_streams(&world);
+        let client = world.client().await;
+        let mut replies = Vec::new();
+        let near = one_pixel(&photo(1), 3);
+        let questions = [
+            question([&photo(1)]),
+            question([&near]),
+            question([&photo(1), &photo(2)]),
+            {
+                let mut other = photo_question(3);
+                other.model_name = "unknown".into();
+                other
+            },
+            {
+                let mut other = photo_question(3);
+                other.inputs[0].datatype = "FP32".into();
+                other
+            },
+        ];
+        for question in &questions {
+            let request = grpc(MODEL_INFER)
+                .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+                .header("baggage", "a=b");
+            replies.push(client.unary(request, kserve::frame(question)).await);
+        }
+        world.upstream.then(Step::Status(Code::Unavailable, "later"));
+        replies.push(client.infer(&photo_question(9)).await);
+        replies.push(
+            client.unary(grpc("/inference.GRPCInferenceService/ModelStatistics"), kserve::wrap(b"")).await,
+        );
+        replies.push(client.unary(grpc("/nobody/Knows"), kserve::wrap(b"")).await);
+        let mut stream = client.open(grpc(STREAM)).await;
+        for question in &questions[..2] {
+            stream.data(kserve::frame(question), false);
+        }
+        stream.data(bytes::Bytes::new(), true);
+        replies.push(stream.reply().await);
+        outcomes.push(replies.into_iter().map(seen_by_the_caller).collect::<Vec<_>>());
+        world.stop().await;
+    }
+    assert_eq!(outcomes[0], outcomes[1]);
+}
+
+fn seen_by_the_caller(
+    reply: support::client::Reply,
+) -> (http::StatusCode, HeaderMap, bytes::Bytes, Option<HeaderMap>) {
+    (reply.http, reply.headers, reply.body, reply.trailers)
+}
+
+#[tokio::test]
+async fn nothing_of_a_picture_an_answer_or_an_identity_is_told() {
+    let (collector, world) = traced(
+        "caller.metadata = 'x-user'\ncaller.trusted_peers = ['127.0.0.0/8']\nadmin.listen = '127.0.0.1:0'",
+    )
+    .await;
+    let client = world.client().await;
+    let near = one_pixel(&photo(1), 3);
+    for picture in [&photo(1), &near] {
+        let request =
+            grpc(MODEL_INFER).header("x-user", "alice@example.com").header("authorization", "Bearer s3cret");
+        assert!(client.unary(request, kserve::frame(&question([picture]))).await.is_ok());
+    }
+    let admin = world.admin.clone().unwrap();
+    let pages = [get(&admin, "/metrics").await, get(&admin, "/sessions").await, get(&admin, "/config").await];
+    assert!(pages[1].contains("\"anchors\": 1") && pages[1].contains("\"verified\": true"), "{}", pages[1]);
+    world.stop().await;
+    let told = collector.look(|taken| String::from_utf8_lossy(&taken.raw).into_owned());
+    assert!(!told.is_empty());
+    for text in pages.iter().chain([&told]) {
+        for secret in ["alice", "s3cret", "127.0.0.2", "probabilities"] {
+            assert!(!text.contains(secret), "{secret}");
+        }
+    }
+    let pixels = &photo(1)[..24];
+    assert!(!collector.look(|taken| taken.raw.windows(24).any(|window| window == pixels)));
+}
+
+#[tokio::test]
+async fn every_judged_row_is_measured_against_the_nearest_anchor() {
+    let world = World::new().config("mode = 'observe'").start().await;
+    let client = world.client().await;
+    for picture in [photo(1), photo(2), one_pixel(&photo(1), 3), photo(1)] {
+        assert!(client.infer(&question([&picture])).await.is_ok());
+    }
+    let page = world.metrics();
+    let value = |name: &str| -> f64 {
+        let line =
+            page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in\n{page}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    // The first row of all has no anchor to be measured against.
+    assert_eq!(value("refrain_match_distance_count{model=\"clf\",exact=\"false\"}") as u32, 2);
+    assert_eq!(value("refrain_match_distance_count{model=\"clf\",exact=\"true\"}") as u32, 1);
+    assert_eq!(value("refrain_match_distance_bucket{le=\"10.0\",model=\"clf\",exact=\"false\"}") as u32, 1);
+    assert_eq!(
+        value("refrain_match_distance_positions_bucket{le=\"1.0\",model=\"clf\",exact=\"false\"}") as u32,
+        1
+    );
+    for decided in [
+        "decision=\"forwarded\",ruling=\"forward\",reason=\"new\"",
+        "decision=\"monitored\",ruling=\"replay\",reason=\"exact\"",
+    ] {
+        assert!(value(&format!("refrain_decisions_total{{{decided},model=\"clf\"}}")) >= 1.0);
+    }
+    let client_calls = "rpc_client_call_duration_seconds_count{rpc_system_name=\"grpc\",\
+                        rpc_method=\"inference.GRPCInferenceService/ModelInfer\",rpc_status_code=\"OK\"}";
+    assert_eq!(value(client_calls) as u32, 4);
+    for stage in ["read", "judge", "settle", "total"] {
+        assert_eq!(
+            value(&format!("refrain_added_latency_seconds_count{{stage=\"{stage}\"}}")) as u32,
+            4,
+            "{stage}"
+        );
+    }
+    assert_eq!(value("refrain_sessions_active") as u32, 1);
+    assert!(
+        value("refrain_store_bytes") > 0.0
+            && value("refrain_store_limit_bytes") > value("refrain_store_bytes")
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_a_caller_invents_is_no_series() {
+    let world = World::new().start().await;
+    let client = world.client().await;
+    for number in 0..20 {
+        let mut question = photo_question(number);
+        question.model_name = format!("invented-{number}");
+        assert_eq!(client.infer(&question).await.code(), Some(Code::NotFound));
+    }
+    assert!(!world.metrics().contains("invented"));
+}
+
+#[tokio::test]
+async fn a_collector_that_is_dead_slow_or_refuses_costs_no_call_anything_but_counters() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = format!("telemetry.endpoint = 'http://{}'", free.local_addr().unwrap());
+    drop(free);
+    let slow = Collector::start(Manner::Slow(Duration::from_secs(10))).await;
+    let refuses = Collector::start(Manner::Refuses).await;
+    for (settings, what) in [(dead, "dead"), (slow.settings(), "slow"), (refuses.settings(), "refusing")] {
+        let world = World::new().config(&settings).start().await;
+        let client = world.client().await;
+        // More calls than the queue has places.
+        let began = Instant::now();
+        for number in 0..900 {
+            assert!(client.infer(&photo_question(number)).await.is_ok(), "{what}: call {number}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(9), "{what}: {:?}", began.elapsed());
+        let lost = || {
+            let page = world.metrics();
+            let line = page
+                .lines()
+                .find(|line| line.starts_with("refrain_telemetry_dropped_total{signal=\"spans\"}"));
+            line.unwrap().rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        until(what, || lost() > 0).await;
+        let began = Instant::now();
+        world.stop().await;
+        assert!(began.elapsed() < Duration::from_secs(5), "{what}: the end waits for nobody");
+    }
+}
+
+#[tokio::test]
+async fn the_admin_port_says_whether_calls_should_come_and_why_not() {
+    let world = World::new()
+        .config("admin.listen = '127.0.0.1:0'\ntelemetry.digest_key = 'a secret of sixteen'")
+        .start()
+        .await;
+    let admin = world.admin.clone().unwrap();
+    assert!(get(&admin, "/livez").await.starts_with("HTTP/1.1 200"));
+    support::within("ready", async {
+        while !get(&admin, "/readyz").await.starts_with("HTTP/1.1 200") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    world.upstream.set_ready(false);
+    support::within("not ready", async {
+        loop {
+            let said = get(&admin, "/readyz").await;
+            if said.starts_with("HTTP/1.1 503") {
+                assert!(said.contains("not ready: upstream: the model server is not ready"), "{said}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let metrics = get(&admin, "/metrics").await;
+    assert!(metrics.contains("refrain_upstream_ready 0") && metrics.contains("version=0.0.4"), "{metrics}");
+    let config = get(&admin, "/config").await;
+    assert!(config.contains("digest_key = \"redacted\"") && !config.contains("sixteen"), "{config}");
+    for (request, status) in [
+        ("GET /nothing HTTP/1.1\r\nhost: localhost\r\n", "404"),
+        ("POST /metrics HTTP/1.1\r\nhost: localhost\r\n", "405"),
+        ("GET /config HTTP/1.1\r\nhost: evil.example\r\n", "403"),
+        ("GET /sessions HTTP/1.1\r\nhost: evil.example\r\n", "403"),
+        ("PUT /log HTTP/1.1\r\nhost: evil.example\r\ncontent-length: 5\r\n", "403"),
+        ("PUT /log HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5000\r\n", "413"),
+    ] {
+        let said = ask(&admin, &format!("{request}connection: close\r\n\r\n{}", "x".repeat(5000))).await;
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {said}");
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// A page of the admin port, head and all.
+async fn get(address: &str, path: &str) -> String {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
+}
+
+async fn ask(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // A server that refuses may not read to the end.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said).await;
+    String::from_utf8_lossy(&said).into_owned()
+}
