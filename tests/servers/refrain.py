@@ -21,12 +21,13 @@ CALLERS = '[caller]\nmetadata = "x-user"\ntrusted_peers = ["127.0.0.0/8"]\n'
 class Refrain:
     """One running `refrain proxy`, ended by its own process id."""
 
-    def __init__(self, folder, config, upstream, *flags):
+    def __init__(self, folder, config, upstream, *flags, variables=None):
         folder.mkdir()
         (folder / "refrain.toml").write_text(config)
         self.log = folder / "log"
         command = [BINARY, "proxy", "--config", folder / "refrain.toml", "--listen", "127.0.0.1:0", "--upstream", upstream]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("REFRAIN_", "OTEL_"))}
+        environment |= variables or {}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [*command, *flags], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -44,6 +45,11 @@ class Refrain:
         self.process.kill()
         self.process.wait()
         pytest.fail(f"refrain said no address within {START_SECONDS} s:\n{self.said()}")
+
+    @property
+    def admin(self):
+        """The port of its admin pages, where it has them."""
+        return int(re.search(r"admin on 127\.0\.0\.1:(\d+)", plain(self.said()))[1])
 
     def said(self):
         return self.log.read_text(errors="replace")
@@ -71,8 +77,8 @@ class Refrains:
     def __init__(self, folder):
         self.folder, self.started = folder, []
 
-    def start(self, config, upstream, *flags):
-        proxy = Refrain(self.folder / f"refrain-{len(self.started)}", config, upstream, *flags)
+    def start(self, config, upstream, *flags, variables=None):
+        proxy = Refrain(self.folder / f"refrain-{len(self.started)}", config, upstream, *flags, variables=variables)
         self.started.append(proxy)
         return proxy
 

@@ -60,9 +60,9 @@ def refrain(triton, tmp_path):
     """Starts proxies: `refrain()` with the tests' ordinary configuration, which `top` (top-level keys) and `tables` extend."""
     proxies = Refrains(tmp_path)
 
-    def start(top="", tables="", *flags, callers=CALLERS, upstream=None):
+    def start(top="", tables="", *flags, callers=CALLERS, upstream=None, variables=None):
         config = f"{top}\n{callers}\n{RANGES}\n{tables}\n"
-        return proxies.start(config, upstream or f"http://127.0.0.1:{triton.grpc}", *flags)
+        return proxies.start(config, upstream or f"http://127.0.0.1:{triton.grpc}", *flags, variables=variables)
 
     yield start
     proxies.stop()
