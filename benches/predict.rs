@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench predict                          the table: medians and ratios, by size and way
+//! cargo bench --bench predict -- telemetry             the same for tracing: off, unsampled, all of it, and collectors that fail
 //! cargo bench --bench predict -- only enforce 588KiB   one way alone, for a profiler; --rounds N as above
 //! cargo bench --bench predict -- memory                resident memory of `refrain proxy` after 100,000 calls; with
 //!                                                      OTEL_EXPORTER_OTLP_ENDPOINT set, with tracing
@@ -54,20 +55,25 @@ const SIZES: [Size; 3] = [
 
 /// A way to the model, and the settings of the sidecar on it.
 ///
-/// `traced` is `enforce` with every call's spans exported, `unsampled` with tracing on and none kept.
-///
 /// `off` passes calls on unread; `enforce` forwards them all, since no picture is like another; `replay` answers the same
 /// picture from memory, unheld.
-const WAYS: [(&str, &str); 6] = [
+const WAYS: [(&str, &str); 4] = [
     ("direct", ""),
     ("off", "mode = \"off\"\nmodels.\"*588KiB\".range = \"0..1\""),
     ("enforce", "models.\"*588KiB\".range = \"0..1\""),
-    ("traced", "telemetry.endpoint = \"COLLECTOR\"\nmodels.\"*588KiB\".range = \"0..1\""),
-    (
-        "unsampled",
-        "telemetry.endpoint = \"COLLECTOR\"\ntelemetry.sample = 0.0\nmodels.\"*588KiB\".range = \"0..1\"",
-    ),
     ("replay", "timing.mode = \"off\"\nmodels.\"*588KiB\".range = \"0..1\""),
+];
+
+/// Ways that differ in telemetry alone: every call is forwarded. `COLLECTOR` is one that takes everything, `SLOW` one that answers
+/// after ten seconds, `REFUSING` one that never takes anything; on port 9 nobody listens.
+const TELLING: [(&str, &str); 7] = [
+    ("direct", ""),
+    ("enforce", ""),
+    ("unsampled", "telemetry.endpoint = \"COLLECTOR\"\ntelemetry.sample = 0.0"),
+    ("traced", "telemetry.endpoint = \"COLLECTOR\""),
+    ("slow", "telemetry.endpoint = \"SLOW\""),
+    ("refusing", "telemetry.endpoint = \"REFUSING\""),
+    ("dead", "telemetry.endpoint = \"http://127.0.0.1:9\""),
 ];
 
 #[derive(Clone, Copy)]
@@ -86,20 +92,21 @@ fn main() {
         words => (words, 2000),
     };
     match words {
-        [] => table(rounds),
+        [] => table(&WAYS, &SIZES, rounds),
+        ["telemetry"] => table(&TELLING, &SIZES[..2], rounds),
         ["only", way, size] => only(way, size, rounds),
         ["memory"] => memory(),
-        _ => eprintln!("expected nothing, `only WAY SIZE` or `memory`, then `--rounds N`"),
+        _ => eprintln!("expected nothing, `telemetry`, `only WAY SIZE` or `memory`, then `--rounds N`"),
     }
 }
 
 /// Every way by every size, call by call in turn.
-fn table(rounds: usize) {
+fn table(ways: &[(&str, &str)], sizes: &[Size], rounds: usize) {
     let server = on_a_thread_of_its_own(serve_model);
-    let ways: Vec<Way> = WAYS.iter().map(|(name, settings)| Way::open(name, settings, server)).collect();
+    let ways: Vec<Way> = ways.iter().map(|(name, settings)| Way::open(name, settings, server)).collect();
     println!("{rounds} calls each, microseconds; the ways take turns, call by call");
     println!("{:8} {:9} {:>9} {:>9} {:>9} {:>9}", "picture", "way", "p50", "p90", "p99", "x direct");
-    for size in SIZES {
+    for &size in sizes {
         let times = on_one_thread(take_turns(&ways, size, rounds));
         let direct = at(&times[0], 0.5);
         for (way, times) in ways.iter().zip(&times) {
@@ -109,7 +116,7 @@ fn table(rounds: usize) {
         }
     }
     for way in &ways {
-        way.confirm(SIZES.len() * (WARM_UP + rounds));
+        way.confirm(sizes.len() * (WARM_UP + rounds));
     }
 }
 
@@ -190,12 +197,13 @@ impl Way {
         if name == "direct" {
             return Self { name: name.to_owned(), address: server, telemetry: None };
         }
-        let settings = if settings.contains("COLLECTOR") {
-            let collector = on_a_thread_of_its_own(serve_collector);
-            settings.replace("COLLECTOR", &format!("http://{collector}"))
-        } else {
-            settings.to_owned()
-        };
+        let mut settings = settings.to_owned();
+        for (word, serve) in COLLECTORS {
+            if settings.contains(word) {
+                let collector = serve();
+                settings = settings.replace(word, &format!("http://{collector}"));
+            }
+        }
         let text = format!("{settings}\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{server}\"");
         let config = Config::from_layers([from_text(&text).unwrap()]).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
@@ -222,7 +230,9 @@ impl Way {
         let sizes = calls / calls.min((WARM_UP + 1) as u64).max(1);
         let went = match self.name.as_str() {
             "off" => totals.passed == calls,
-            "enforce" | "traced" | "unsampled" => totals.judged_forward == calls && totals.replayed == 0,
+            "enforce" | "unsampled" | "traced" | "slow" | "refusing" | "dead" => {
+                totals.judged_forward == calls && totals.replayed == 0
+            }
             _ => totals.replayed + totals.judged_forward == calls && totals.judged_forward <= sizes,
         };
         assert!(went && totals.refused.is_empty() && totals.shadows == 0, "{}: {totals:?}", self.name);
@@ -393,15 +403,26 @@ async fn serve_model(tell: oneshot::Sender<SocketAddr>) {
     }
 }
 
-/// An OTLP collector that takes everything and looks at nothing.
-async fn serve_collector(tell: oneshot::Sender<SocketAddr>) {
+type Start = fn() -> SocketAddr;
+
+/// How each collector is started.
+const COLLECTORS: [(&str, Start); 3] = [
+    ("COLLECTOR", || on_a_thread_of_its_own(|tell| serve_collector(tell, Duration::ZERO, 200))),
+    ("SLOW", || on_a_thread_of_its_own(|tell| serve_collector(tell, Duration::from_secs(10), 200))),
+    ("REFUSING", || on_a_thread_of_its_own(|tell| serve_collector(tell, Duration::ZERO, 503))),
+];
+
+/// An OTLP collector that reads everything and looks at nothing.
+async fn serve_collector(tell: oneshot::Sender<SocketAddr>, after: Duration, status: u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     tell.send(listener.local_addr().unwrap()).unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let take = service_fn(|request: Request<Incoming>| async {
+        let take = service_fn(move |request: Request<Incoming>| async move {
             request.into_body().collect().await.unwrap();
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+            tokio::time::sleep(after).await;
+            let reply = Response::builder().status(status).body(Full::new(Bytes::new())).unwrap();
+            Ok::<_, Infallible>(reply)
         });
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), take));
     }

@@ -271,7 +271,7 @@ impl Metrics {
         };
         metrics.register();
         // A rate over a counter that is not there yet is nothing, and not nought.
-        for signal in ["spans", "logs", "metrics"] {
+        for signal in ["spans", "logs"] {
             metrics.lost(signal, 0);
             metrics.failed.get_or_create(&OfSignal { signal }).inc_by(0);
         }
@@ -354,7 +354,7 @@ impl Metrics {
         );
         ours.register(
             "telemetry_dropped",
-            "Spans, log records and metric batches dropped because their queue was full or their export failed",
+            "Spans and log records dropped because their queue was full or their export failed",
             self.dropped.clone(),
         );
         ours.register(
@@ -456,7 +456,7 @@ impl Metrics {
         self.rejected.get_or_create(&For { reason }).inc();
     }
 
-    /// Counts what telemetry itself lost: `signal` is `spans`, `logs` or `metrics`.
+    /// Counts what telemetry itself lost: `signal` is `spans` or `logs`.
     pub fn lost(&self, signal: &'static str, number: usize) {
         self.dropped.get_or_create(&OfSignal { signal }).inc_by(number as u64);
     }
