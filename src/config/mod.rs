@@ -160,6 +160,8 @@ pub struct ModelSettings {
     pub on_unreadable: OnUnreadable,
     /// Other inputs than the picture make another question (`key`), or none (`ignore`).
     pub ignore_extra_inputs: bool,
+    /// How long a replay takes.
+    pub timing: timing::Mode,
     /// The numbers of judgment.
     pub rules: Rules,
 }
@@ -185,8 +187,6 @@ pub struct Config {
     pub limits: Limits,
     /// Bounds on what is remembered.
     pub store: session::Limits,
-    /// How long a replay is held.
-    pub timing: timing::Mode,
     /// What the operator is told.
     pub telemetry: telemetry::Settings,
     /// The settings as they were written.

@@ -20,8 +20,13 @@ use crate::{session, timing};
 
 const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("off", Mode::Off)];
 const PROFILES: [(&str, Profile); 2] = [("paper", Profile::Paper), ("hardened", Profile::Hardened)];
-const TIMINGS: [(&str, timing::Mode); 3] =
-    [("sample", timing::Mode::Sample), ("mean", timing::Mode::Mean), ("off", timing::Mode::Off)];
+const TIMINGS: [(&str, timing::Mode); 5] = [
+    ("sample", timing::Mode::Sample),
+    ("bucket", timing::Mode::Bucket),
+    ("shadow", timing::Mode::Shadow),
+    ("mean", timing::Mode::Mean),
+    ("off", timing::Mode::Off),
+];
 
 const TRUSTED: [(&str, TrustContext); 3] = [
     ("always", TrustContext::Always),
@@ -44,7 +49,7 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
     let timing = top.section("timing", |timing| timing.choice("mode", &TIMINGS, timing::Mode::Sample));
     let admin = top.section("admin", admin);
     let telemetry = top.section("telemetry", telemetry);
-    let (models, patterns) = models(&mut top, limits.image_pixels);
+    let (models, patterns) = models(&mut top, timing, limits.image_pixels);
     top.end();
     Config {
         listen,
@@ -56,7 +61,6 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
         caller,
         limits,
         store,
-        timing,
         telemetry,
         written,
         models,
@@ -260,11 +264,15 @@ fn store(section: &mut Section<'_>) -> session::Limits {
     }
 }
 
-fn models(top: &mut Section<'_>, most_pixels: u32) -> (ModelSettings, Vec<(GlobMatcher, ModelSettings)>) {
+fn models(
+    top: &mut Section<'_>,
+    timing: timing::Mode,
+    most_pixels: u32,
+) -> (ModelSettings, Vec<(GlobMatcher, ModelSettings)>) {
     let mode = top.choice("mode", &MODES, Mode::Enforce);
     let profile = top.choice("profile", &PROFILES, Profile::Hardened);
     let judgment = top.table("judgment");
-    let base = base(mode, profile, most_pixels);
+    let base = ModelSettings { timing, ..base(mode, profile, most_pixels) };
     let mut defaults = base.clone();
     defaults.rules = top.nested("judgment", judgment.clone(), |section| rules(section, &base.rules));
     let models = top.table("models");
@@ -282,8 +290,7 @@ fn models(top: &mut Section<'_>, most_pixels: u32) -> (ModelSettings, Vec<(GlobM
                 continue;
             }
         };
-        let settings =
-            top.nested(name, table, |section| model(section, mode, profile, most_pixels, &judgment));
+        let settings = top.nested(name, table, |section| model(section, &base, profile, &judgment));
         patterns.push((pattern.len(), glob, settings));
     }
     patterns.sort_by_key(|(length, ..)| *length);
@@ -298,6 +305,7 @@ fn base(mode: Mode, profile: Profile, most_pixels: u32) -> ModelSettings {
         reading: Reading { most_pixels, ..Reading::default() },
         on_unreadable: on_unreadable(mode),
         ignore_extra_inputs: false,
+        timing: timing::Mode::Sample,
         rules: match profile {
             Profile::Paper => Rules::paper(),
             Profile::Hardened => Rules::hardened(),
@@ -311,12 +319,12 @@ fn on_unreadable(mode: Mode) -> OnUnreadable {
 
 fn model(
     section: &mut Section<'_>,
-    mode: Mode,
+    of_all: &ModelSettings,
     profile: Profile,
-    most_pixels: u32,
     judgment: &toml::Table,
 ) -> ModelSettings {
-    let mode = section.choice("mode", &MODES, mode);
+    let mode = section.choice("mode", &MODES, of_all.mode);
+    let most_pixels = of_all.reading.most_pixels;
     let base = base(mode, section.choice("profile", &PROFILES, profile), most_pixels);
     let mut of_model = judgment.clone();
     merge(&mut of_model, section.table("judgment"));
@@ -337,6 +345,7 @@ fn model(
             base.on_unreadable,
         ),
         ignore_extra_inputs: section.choice("extra_inputs", &[("key", false), ("ignore", true)], false),
+        timing: section.choice("timing", &TIMINGS, of_all.timing),
         rules: section.nested("judgment", of_model, |section| rules(section, &base.rules)),
     }
 }

@@ -18,6 +18,7 @@
 //! quota.rs        and within budgets
 //! read.rs         its message into likenesses
 //! headers.rs      which of its headers a server may refuse
+//! release.rs      when its reply leaves
 //! forward.rs      the request that goes on to the model server
 //! upstream.rs     the model server: connections that keep themselves up
 //! template.rs     what a reply looks like around its message
@@ -43,6 +44,7 @@ mod frame;
 mod quota;
 mod read;
 mod headers;
+mod release;
 mod forward;
 mod upstream;
 mod template;
@@ -64,11 +66,12 @@ pub use tls::TlsError;
 use crate::config::Config;
 use crate::session::{Embedded, Stats, Store};
 use crate::telemetry::{Stock, Telemetry};
-use crate::timing::{Latencies, Pacer};
+use crate::timing::Pacer;
 use connection::Connection;
 use live::{Keys, Live};
 use predict::Predictor;
 use quota::Quota;
+use release::Times;
 use upstream::{Connector, Upstream};
 
 /// A sidecar that is put together but not yet serving.
@@ -140,8 +143,7 @@ impl Sidecar {
             live: ArcSwap::from_pointee(live),
             upstream,
             store,
-            latencies: Latencies::new(),
-            pacer,
+            times: Times::new(pacer),
             decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
             telemetry,

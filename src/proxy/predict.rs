@@ -24,7 +24,9 @@ use super::headers::{are_plain, headers_key};
 use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
+use super::quota::Permit;
 use super::read::{Arrival, Asked, Opened};
+use super::release::{Occasion, Origin, Times};
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
 use super::verdict::{counted, verdict};
@@ -37,7 +39,7 @@ use crate::protocol::query::Refusal;
 use crate::protocol::tensor::Unreadable;
 use crate::session::{Answer, Claim, Follow, Judged, Lead, Outcome, Question, SessionKey, Store, View};
 use crate::telemetry::{Stage, Telemetry};
-use crate::timing::{Latencies, Pacer, Stratum};
+use crate::timing::Mode;
 
 /// Calls with more rows than this are judged on a thread of their own.
 const MANY_ROWS: usize = 32;
@@ -50,10 +52,8 @@ pub(super) struct Predictor<S> {
     pub(super) upstream: Arc<Upstream>,
     /// What callers asked before.
     pub(super) store: Arc<S>,
-    /// How long forwarded calls took.
-    pub(super) latencies: Latencies,
-    /// Waits for a moment.
-    pub(super) pacer: Arc<dyn Pacer>,
+    /// When replies leave.
+    pub(super) times: Times,
     /// Pictures that may be decoded at once: as many as there are processors, so that decoding never keeps the rest from running.
     pub(super) decoders: Arc<Semaphore>,
     /// Keys the digests of forms and other inputs.
@@ -250,8 +250,7 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         judged: Vec<(usize, Judged)>,
     ) -> Result<Reply, CallError> {
-        let fresh = self.forward(call, asked, None, leads(judged)).await?;
-        self.reply_fresh(call, asked, fresh)
+        self.ask_for_all(call, asked, leads(judged), None).await
     }
 
     async fn enforce(
@@ -269,21 +268,30 @@ impl<S: Store> Predictor<S> {
                 Claim::Refuse => return Err(CallError::Suspected),
             }
         }
+        let occasion = self.occasion(call, asked);
         if follows.is_empty() {
-            let fresh = self.forward(call, asked, None, leads).await?;
-            return self.reply_fresh(call, asked, fresh);
+            return self.ask_for_all(call, asked, leads, Some(&occasion)).await;
         }
-        self.replay(call, asked, leads, follows).await
+        self.replay(call, asked, &occasion, leads, follows).await
     }
 
-    /// A call of which every row was forwarded: the upstream's own bytes, unless outputs must be cut.
-    fn reply_fresh(&self, call: &Call, asked: &Asked, fresh: Fresh) -> Result<Reply, CallError> {
-        let Some(told) = fresh.told else { return Ok(fresh.reply) };
-        self.latencies.record(&stratum(asked), call.arrived.elapsed());
-        Ok(match told.reply? {
-            None => fresh.reply,
-            Some(reply) => asked.model.template().reply(frame::wrap(&reply)),
-        })
+    /// A call of which every row is forwarded: the upstream's own bytes, unless outputs must be cut. Without an `occasion` nothing
+    /// is to be hidden.
+    async fn ask_for_all(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        leads: Vec<(usize, Lead)>,
+        occasion: Option<&Occasion>,
+    ) -> Result<Reply, CallError> {
+        let fresh = self.forward(call, asked, None, leads).await;
+        let reply = fresh.and_then(|fresh| reply_fresh(asked, fresh));
+        if let Some(occasion) = occasion {
+            let is_answered = reply.as_ref().is_ok_and(Reply::is_ok);
+            let origin = if is_answered { Origin::Forwarded } else { Origin::Failed };
+            self.let_go(call, occasion, origin).await;
+        }
+        reply
     }
 
     /// A call of which some row was ruled a replay.
@@ -291,20 +299,14 @@ impl<S: Store> Predictor<S> {
         self: &Arc<Self>,
         call: &Call,
         asked: &Asked,
+        occasion: &Occasion,
         leads: Vec<(usize, Lead)>,
         mut follows: Vec<(usize, Follow)>,
     ) -> Result<Reply, CallError> {
-        let caller = call.caller.digest.0;
         let query = &asked.query;
-        let target = self.latencies.drawn(call.live.config.timing, &stratum(asked), dice());
-        let valid = self.is_valid(&call.head.headers, asked, &follows);
-        let held = if valid { call.live.held.take(caller, 1) } else { None };
-        // Where the replay may not be given at once, the upstream answers for form and time, and we for the rows.
-        let shadow = match held {
-            Some(_) => None,
-            None => Some(call.live.shadows.take(caller, 1).ok_or(CallError::Overloaded)?),
-        };
-        if shadow.is_some() {
+        let cover = self.cover(call, asked, occasion, &follows).ok_or(CallError::Overloaded)?;
+        let shadowed = matches!(cover, Cover::Shadow(_));
+        if shadowed {
             self.telemetry.metrics.shadowed();
         }
 
@@ -313,8 +315,8 @@ impl<S: Store> Predictor<S> {
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
         let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
         let all_replayed = forwarded.is_empty();
-        if shadow.is_some() || !all_replayed {
-            let some = shadow.is_none().then(|| forwarded.clone());
+        if shadowed || !all_replayed {
+            let some = (!shadowed).then(|| forwarded.clone());
             let failed = match self.forward(call, asked, some, leads).await {
                 Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
                     for row in forwarded {
@@ -328,8 +330,10 @@ impl<S: Store> Predictor<S> {
                 Err(error) => Some(Err(error)),
             };
             if let Some(failed) = failed {
-                if shadow.is_none() {
-                    self.hold(call, target.unwrap_or_default()).await;
+                if shadowed {
+                    self.let_go(call, occasion, Origin::Failed).await;
+                } else {
+                    self.hold(call, occasion, None).await;
                 }
                 return failed;
             }
@@ -340,7 +344,7 @@ impl<S: Store> Predictor<S> {
             let answer = match self.followed(call, asked, *row, follow).await {
                 Ok(answer) => answer,
                 Err(failed) => {
-                    self.hold(call, target.unwrap_or_default()).await;
+                    self.hold(call, occasion, None).await;
                     return failed;
                 }
             };
@@ -348,13 +352,36 @@ impl<S: Store> Predictor<S> {
             answers[*row] = Some(answer);
         }
         let reply = asked.model.template().reply(assemble(answers, asked)?);
-        if shadow.is_none() && all_replayed {
-            call.noted.set("refrain.upstream.saved_time", anchor_took);
-        }
-        if shadow.is_none() {
-            self.hold(call, target.unwrap_or(anchor_took)).await;
+        if shadowed {
+            self.let_go(call, occasion, Origin::Shadowed).await;
+        } else {
+            if all_replayed {
+                call.noted.set("refrain.upstream.saved_time", anchor_took);
+            }
+            self.hold(call, occasion, Some(anchor_took)).await;
         }
         Ok(reply)
+    }
+
+    /// What a replay is hidden behind: a hold, or where that may not be, and under [`Mode::Shadow`], a call to the upstream that
+    /// answers for form and time, and we for the rows. None where neither can be had.
+    fn cover(
+        &self,
+        call: &Call,
+        asked: &Asked,
+        occasion: &Occasion,
+        follows: &[(usize, Follow)],
+    ) -> Option<Cover> {
+        let (live, caller) = (&call.live, call.caller.digest.0);
+        let shadow = || live.shadows.take(caller, 1).map(Cover::Shadow);
+        let held = || {
+            let valid = self.is_valid(&call.head.headers, asked, follows);
+            live.held.take(caller, 1).filter(|_| valid).map(Cover::Hold)
+        };
+        match occasion.mode {
+            Mode::Shadow => shadow().or_else(held),
+            _ => held().or_else(shadow),
+        }
     }
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
@@ -401,18 +428,6 @@ impl<S: Store> Predictor<S> {
                 }
             }
         }
-    }
-
-    async fn hold(&self, call: &Call, target: Duration) {
-        let (began, moment) = (Instant::now(), call.arrived + target);
-        let part = (moment > began).then(|| call.noted.part("hold"));
-        self.pacer.until(moment).await;
-        drop(part);
-        let held = began.elapsed();
-        let late = moment.elapsed();
-        self.telemetry.metrics.held(held, (moment > began).then_some(late), !target.is_zero());
-        call.noted.spent_elsewhere(held);
-        call.noted.set("refrain.delay.added", held);
     }
 
     /// Bytes on and bytes back, unjudged, counted by why.
@@ -472,6 +487,23 @@ impl<S: Store> Predictor<S> {
     }
 }
 
+/// What hides that a row was replayed, as long as it lives.
+enum Cover {
+    /// The reply waits for its moment.
+    Hold(#[expect(dead_code, reason = "its place is free when it is dropped")] Permit),
+    /// The upstream is asked, and its answer dropped.
+    Shadow(#[expect(dead_code, reason = "as above")] Permit),
+}
+
+/// The reply to a call of which every row was forwarded.
+fn reply_fresh(asked: &Asked, fresh: Fresh) -> Result<Reply, CallError> {
+    let Some(told) = fresh.told else { return Ok(fresh.reply) };
+    Ok(match told.reply? {
+        None => fresh.reply,
+        Some(reply) => asked.model.template().reply(frame::wrap(&reply)),
+    })
+}
+
 /// The rows that were claimed.
 fn leads(judged: Vec<(usize, Judged)>) -> Vec<(usize, Lead)> {
     let lead = |(row, judged): (usize, Judged)| match judged.claim {
@@ -487,25 +519,4 @@ fn assemble(answers: Vec<Option<Answer>>, asked: &Asked) -> Result<Bytes, Answer
     let rows = rows.collect::<Option<Vec<_>>>().ok_or(AnswerError::Differ("number"))?;
     let typed = asked.model.replies_typed(asked.query.is_typed());
     Ok(frame::wrap(&asked.query.assemble(rows, typed)?))
-}
-
-fn stratum(asked: &Asked) -> Stratum {
-    let version = asked.model.version_served(asked.query.version());
-    Stratum::new(Arc::clone(&asked.model.view), version, asked.query.rows() as u32, asked.query.bytes())
-}
-
-/// A uniform number in 0..1 that no caller can predict.
-fn dice() -> f64 {
-    let bits = getrandom::u64().unwrap_or(1 << 63);
-    (bits >> 11) as f64 / (1u64 << 53) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_dice_stay_within_nought_and_one() {
-        assert!((0..1000).all(|_| (0.0..1.0).contains(&dice())));
-    }
 }

@@ -107,6 +107,24 @@ pub(super) struct Upstream {
     pub(super) ready: AtomicBool,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
+    /// Calls that wait for their reply.
+    asking: AtomicUsize,
+}
+
+/// A call that waits for its reply; it counts until this is dropped.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl<'a> Asking<'a> {
+    fn of(calls: &'a AtomicUsize) -> Self {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Self(calls)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Connector {
@@ -408,6 +426,7 @@ impl Upstream {
             template: Template::default(),
             ready: AtomicBool::new(false),
             streams: AtomicBool::new(false),
+            asking: AtomicUsize::new(0),
         }
     }
 
@@ -424,12 +443,18 @@ impl Upstream {
         Lane::open(Arc::clone(&self.connector))
     }
 
+    /// Calls that wait for their reply at the moment.
+    pub(super) fn asking(&self) -> usize {
+        self.asking.load(Ordering::Relaxed)
+    }
+
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
     pub(super) async fn call(
         &self,
         request: impl Fn() -> Request<Body>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
+        let _asking = Asking::of(&self.asking);
         let (head, mut body) = self.lane().send_again(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
