@@ -14,6 +14,9 @@ import triton_python_backend_utils as pb
 
 OF_RECEIVED = ("digest", "decode")
 
+# Copies of a picture that a heavy model looks at: some 10 ms of real work.
+COPIES = 64
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -117,6 +120,8 @@ class TritonPythonModel:
             rows = np.ascontiguousarray(rows.transpose(0, 2, 3, 1))
         if self.behaviour == "mirrored" and self.version == "2":
             rows = np.ascontiguousarray(rows[:, :, ::-1])
+        if self.behaviour == "heavy":
+            self.network.run(["probabilities"], {"image": np.repeat(rows[:1], COPIES, axis=0)})
         each = [self.network.run(["probabilities"], {"image": row[np.newaxis]})[0][0] for row in rows]
         probabilities = np.stack(each).astype(np.float32) if each else np.zeros((0, 10), np.float32)
         if self.behaviour == "summed":
