@@ -10,6 +10,7 @@ pub mod proxy;
 pub mod protocol;
 pub mod session;
 pub mod judgment;
+pub mod scores;
 pub mod timing;
 pub mod telemetry;
 pub mod demo;

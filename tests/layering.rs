@@ -42,6 +42,12 @@ const RULES: &[Rule] = &[
         why: "session keeps judgment's likenesses and opaque answers: it knows no messages, no sockets and no settings file",
     },
     Rule {
+        module: "scores",
+        ours: &["judgment"],
+        outside: &["blake3"],
+        why: "scores is arithmetic: it knows numbers and likenesses, not messages",
+    },
+    Rule {
         module: "timing",
         ours: &[],
         outside: &["tokio::time", "tokio::sync"],

@@ -1,0 +1,55 @@
+//! Numbers that are the same for the same question and that no caller can predict.
+
+use blake3::{Hasher, OutputReader};
+
+/// What all noise of a process, or of replicas that share it, derives from.
+#[derive(Clone, Copy)]
+pub struct Key(pub [u8; 32]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+/// A stream of keyed bytes.
+pub(super) struct Noise(OutputReader);
+
+impl Key {
+    /// The noise of what `parts` name together.
+    pub(super) fn noise(&self, parts: &[&[u8]]) -> Noise {
+        let mut hasher = Hasher::new_keyed(&self.0);
+        for part in parts {
+            // With its length, so that no two lists of parts are one text.
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Noise(hasher.finalize_xof())
+    }
+}
+
+impl Noise {
+    /// Uniform numbers of mean 0 and standard deviation 1, from one byte each.
+    pub(super) fn coarse(&mut self, count: usize) -> Vec<f64> {
+        let mut bytes = vec![0; count];
+        self.0.fill(&mut bytes);
+        // The deviation of the whole numbers 0..=255.
+        bytes.into_iter().map(|byte| (f64::from(byte) - 127.5) / 73.9).collect()
+    }
+
+    /// Uniform in 0..1.
+    fn uniform(&mut self) -> f64 {
+        let mut bytes = [0; 8];
+        self.0.fill(&mut bytes);
+        (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Normally distributed numbers of mean 0 and standard deviation 1 (Box and Muller 1958).
+    pub(super) fn normal(&mut self, count: usize) -> Vec<f64> {
+        let mut one = || {
+            let (length, angle) = (1.0 - self.uniform(), std::f64::consts::TAU * self.uniform());
+            (-2.0 * length.ln()).sqrt() * angle.cos()
+        };
+        (0..count).map(|_| one()).collect()
+    }
+}

@@ -1,0 +1,139 @@
+use std::borrow::Cow;
+
+use super::*;
+use crate::judgment::{Image, Judge, Rules};
+
+const MODES: [Mode; 5] = [Mode::Exact, Mode::Rounded, Mode::Jittered, Mode::Label, Mode::Decoy];
+
+fn disguise(mode: Mode) -> Disguise {
+    Disguise::new(mode, Key([7; 32]), SPREAD)
+}
+
+/// A picture of 32 x 32 that no other seed gives, with `changed` added to one pixel.
+fn likeness(seed: u64, changed: u8) -> Likeness {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut rgb: Vec<u8> = (0..32 * 32 * 3)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as u8 / 2
+        })
+        .collect();
+    rgb[1500] += changed;
+    let image = Image::new(32, 32, Cow::Owned(rgb)).unwrap();
+    Judge::new(Rules::hardened(), [1; 32]).likeness(&image)
+}
+
+fn written(mode: Mode, scores: &[f64], likeness: &Likeness) -> Vec<f64> {
+    let mut scores = scores.to_vec();
+    disguise(mode).apply(&mut scores, "probabilities", likeness);
+    scores
+}
+
+/// Scores of all kinds that models give.
+fn kinds() -> Vec<Vec<f64>> {
+    let softmax = |logits: &[f64]| {
+        let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+        logits.iter().map(|logit| logit.exp() / sum).collect::<Vec<_>>()
+    };
+    let thousand: Vec<f64> = (0..1000).map(|class| f64::from(class * 7919 % 1000) / 100.0).collect();
+    vec![
+        softmax(&[0.1, 2.0, -1.0, 0.4]),
+        softmax(&thousand),
+        vec![1.0, 0.0, 0.0],
+        vec![0.5, 0.5],
+        vec![0.25; 4],
+        vec![-3.0, 12.5, 12.4, 0.0],
+        thousand,
+        vec![0.7],
+        vec![3.0, 3.0],
+        vec![1e30, -1e30, 5.0],
+    ]
+}
+
+#[test]
+fn the_best_class_stays_the_best_and_no_class_passes_a_better_one() {
+    for mode in MODES {
+        for scores in kinds() {
+            for seed in 0..20 {
+                let found = written(mode, &scores, &likeness(seed, 0));
+                assert_eq!(scale::best(&found), scale::best(&scores), "{mode:?}");
+                let order = scale::ranked(&scores);
+                let falls = order.windows(2).all(|pair| found[pair[0]] >= found[pair[1]]);
+                assert!(
+                    falls,
+                    "{mode:?} {:?} {:?}",
+                    &scores[..scores.len().min(5)],
+                    &found[..found.len().min(5)]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn probabilities_stay_probabilities() {
+    for mode in MODES {
+        for scores in kinds().into_iter().filter(|scores| scale::are_probabilities(scores)) {
+            let found = written(mode, &scores, &likeness(3, 0));
+            let sum: f64 = found.iter().sum();
+            assert!(
+                (sum - 1.0).abs() < 1e-6 && found.iter().all(|score| (0.0..=1.0).contains(score)),
+                "{mode:?} {found:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_same_picture_has_the_same_scores_and_another_has_others_where_that_is_promised() {
+    let scores = &kinds()[0];
+    for (mode, differs) in [
+        (Mode::Exact, false),
+        (Mode::Rounded, false),
+        (Mode::Label, false),
+        (Mode::Jittered, true),
+        (Mode::Decoy, true),
+    ] {
+        let [one, again, other] = [likeness(1, 0), likeness(1, 0), likeness(1, 1)];
+        assert_eq!(written(mode, scores, &one), written(mode, scores, &again), "{mode:?}");
+        assert_eq!(written(mode, scores, &one) != written(mode, scores, &other), differs, "{mode:?}");
+    }
+}
+
+#[test]
+fn rounded_scores_are_hundredths() {
+    let found = written(Mode::Rounded, &[0.333, 0.333, 0.334], &likeness(1, 0));
+    assert_eq!(found, [0.33, 0.33, 0.34]);
+    let found = written(Mode::Rounded, &[0.4949, 0.4951, 0.01], &likeness(1, 0));
+    assert_eq!(found, [0.49, 0.5, 0.01]);
+    let found = written(Mode::Rounded, &[0.0, 12.8, 6.41], &likeness(1, 0));
+    assert_eq!(found, [0.0, 12.75, 6.375], "an eighth is the power of two below a hundredth of the range");
+}
+
+#[test]
+fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
+    let decoy = Decoy::new(Key([7; 32]));
+    let heights = |seed, changed| decoy.heights("p", 400, &likeness(seed, changed));
+    let deviation =
+        |values: &[f64]| (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt();
+    let apart = |one: &[f64], other: &[f64]| {
+        deviation(&one.iter().zip(other).map(|(one, other)| one - other).collect::<Vec<_>>())
+    };
+    let here = heights(1, 0);
+    assert!((0.7..1.3).contains(&deviation(&here)), "{}", deviation(&here));
+    let (near, nearer, far) =
+        (apart(&here, &heights(1, 120)), apart(&here, &heights(1, 30)), apart(&here, &heights(2, 0)));
+    assert!(nearer < near && near < 0.6 && nearer > 0.0, "{nearer} {near}");
+    assert!(far > 1.0, "{far}");
+    let another_key = Decoy::new(Key([8; 32])).heights("p", 400, &likeness(1, 0));
+    assert!(apart(&here, &another_key) > 1.0);
+}
+
+#[test]
+fn what_is_no_number_is_left_alone() {
+    for mode in MODES {
+        let scores = written(mode, &[0.5, f64::NAN, 0.5], &likeness(1, 0));
+        assert!(scores[0] == 0.5 && scores[1].is_nan());
+        assert!(written(mode, &[], &likeness(1, 0)).is_empty());
+    }
+}
