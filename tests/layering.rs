@@ -106,6 +106,7 @@ const RULES: &[Rule] = &[
             "tokio::select",
             "tokio::join",
             "tracing",
+            "tracing_opentelemetry",
             "tracing_subscriber",
         ],
         why: "telemetry is told; it asks nobody",

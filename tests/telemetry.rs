@@ -230,6 +230,17 @@ async fn short_circuits_are_never_lost_to_sampling() {
 }
 
 #[tokio::test]
+async fn the_level_of_the_log_does_not_decide_which_spans_exist() {
+    refrain::telemetry::start_logging("off", false);
+    let (collector, world) = traced("").await;
+    assert!(world.client().await.infer(&photo_question(1)).await.is_ok());
+    let calls = calls_of(&collector, world).await;
+    let names: Vec<&str> = calls[0].iter().map(|span| span.name.as_str()).collect();
+    let method = "inference.GRPCInferenceService/ModelInfer";
+    assert_eq!(names, [method, "read", "judge", method, "settle"]);
+}
+
+#[tokio::test]
 async fn a_stream_is_one_span_with_an_event_for_each_message() {
     let (collector, world) = traced("").await;
     has_streams(&world);

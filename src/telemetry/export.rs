@@ -130,7 +130,7 @@ impl Outlets {
 
 impl<T> Outlet<T> {
     /// Exports batches until told to stop, and then what is left.
-    async fn empty(
+    pub(super) async fn empty(
         mut self,
         mut stopping: watch::Receiver<bool>,
         export: impl AsyncFn(Vec<T>) -> OTelSdkResult,
