@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use refrain::protocol::pb;
 use support::client::grpc;
 use support::collector::{Collector, Manner, attribute, names};
-use support::kserve::{self, MODEL_INFER, question};
+use support::kserve::{self, MODEL_CONFIG, MODEL_INFER, MODEL_METADATA, question};
 use support::pictures::{one_pixel, photo, photo_question};
 use support::upstream::{Step, ok_trailers};
 use support::{Running, World, until};
@@ -264,6 +265,116 @@ async fn a_stream_is_one_span_with_an_event_for_each_message() {
     assert_eq!(decisions, ["forwarded", "forwarded", "short_circuited"]);
     assert_eq!(stream[0].links.len(), 1);
     assert_eq!(stream.iter().filter(|span| span.kind == CLIENT).count(), 2);
+}
+
+/// A call of `_OTHER`, to the end of its stream; and the same where the caller goes away or the model server does.
+#[tokio::test]
+async fn a_call_that_passes_through_is_a_clients_call_until_its_stream_ends() {
+    const ALLOWED: &str = "/test.Service/Stream";
+    for (end, code) in [("trailers", "ABORTED"), ("cancelled", "CANCELLED"), ("cut", "UNAVAILABLE")] {
+        let (collector, world) = traced("rpc.allow = ['test.Service/Stream']").await;
+        let calls_to_upstream = move |page: &str| {
+            let call = format!("rpc_method=\"_OTHER\",rpc_status_code=\"{code}\"}} 1\n");
+            page.contains(&format!("rpc_client_call_duration_seconds_count{{rpc_system_name=\"grpc\",{call}"))
+        };
+        world.upstream.on(ALLOWED, move |mut exchange| async move {
+            let mut sending = exchange.begin(HeaderMap::new());
+            while let Some(Ok(data)) = exchange.next().await {
+                sending.send_data(data, false).unwrap();
+            }
+            match end {
+                "trailers" => {
+                    let status =
+                        HeaderMap::from_iter([("grpc-status".parse().unwrap(), "10".parse().unwrap())]);
+                    sending.send_trailers(status).unwrap();
+                }
+                how => {
+                    if how == "cut" {
+                        exchange.connection.cut();
+                    }
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let client = world.client().await;
+        let request =
+            grpc(ALLOWED).header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let mut call = client.open(request.header("baggage", "tenant=evil")).await;
+        call.data(kserve::wrap(b"a message"), false);
+        world.upstream.until_asked(ALLOWED, 1).await;
+        let seen = world.upstream.last(ALLOWED);
+        assert!(!calls_to_upstream(&world.metrics()), "{end}: it goes on");
+        if end == "cancelled" {
+            call.cancel();
+        } else {
+            call.data(bytes::Bytes::new(), true);
+            let reply = call.reply().await;
+            assert_eq!(
+                reply.code().map(|code| format!("{code:?}").to_uppercase()).as_deref(),
+                Some(code),
+                "{reply:?}"
+            );
+        }
+        until(end, || calls_to_upstream(&world.metrics())).await;
+
+        let calls = calls_of(&collector, world).await;
+        let [call] = &calls[..] else { panic!("{end}: one call: {calls:?}") };
+        let [server, client] = &call[..] else { panic!("{end}: one call to the model server: {call:?}") };
+        for span in [server, client] {
+            assert_eq!((span.name.as_str(), said(span, "rpc.method").as_str()), ("grpc", "_OTHER"));
+            assert_eq!(said(span, "rpc.status_code"), code);
+        }
+        assert_eq!((client.kind, status(client)), (CLIENT, ERROR));
+        assert_eq!(said(client, "server.address"), "127.0.0.1");
+        assert_eq!(status(server), if code == "UNAVAILABLE" { ERROR } else { UNSET });
+        assert!(server.start_time_unix_nano <= client.start_time_unix_nano);
+        assert!(client.end_time_unix_nano <= server.end_time_unix_nano);
+        let expected = format!("00-{}-{}-01", hexadecimal(&client.trace_id), hexadecimal(&client.span_id));
+        assert_eq!(seen.headers["traceparent"], expected, "{end}: ours, in its place");
+        assert!(!seen.headers.contains_key("baggage"));
+    }
+}
+
+#[tokio::test]
+async fn a_known_method_that_passes_through_is_told_by_its_name() {
+    let (collector, world) = traced("").await;
+    let client = world.client().await;
+    let unknown = pb::ModelMetadataRequest { name: "nobody".into(), version: String::new() };
+    let reply = client.unary(grpc(MODEL_METADATA), kserve::frame(&unknown)).await;
+    assert_eq!(reply.code(), Some(Code::NotFound));
+    let calls = calls_of(&collector, world).await;
+    let [server, client] = &calls[0][..] else { panic!("two spans: {calls:?}") };
+    for span in [server, client] {
+        assert_eq!(format!("/{}", span.name), MODEL_METADATA);
+        assert_eq!(said(span, "rpc.status_code"), "NOT_FOUND");
+    }
+    assert_eq!((status(server), status(client)), (UNSET, ERROR));
+}
+
+#[tokio::test]
+async fn the_stream_that_decoupled_models_are_asked_on_is_one_call() {
+    let (collector, world) = traced("").await;
+    world.upstream.on(MODEL_CONFIG, |exchange| async move {
+        let mut said = kserve::config();
+        let config = said.config.as_mut().unwrap();
+        config.model_transaction_policy = Some(pb::ModelTransactionPolicy { decoupled: true });
+        exchange.answer_with(kserve::frame(&said), HeaderMap::new(), HeaderMap::new());
+    });
+    has_streams(&world);
+    let client = world.client().await;
+    let mut call = client.open(grpc(STREAM)).await;
+    for picture in [photo(1), photo(2)] {
+        call.data(kserve::frame(&question([&picture])), false);
+    }
+    call.data(bytes::Bytes::new(), true);
+    assert_eq!(call.reply().await.code(), Some(Code::Ok));
+    let seen = world.upstream.last(STREAM);
+    let calls = calls_of(&collector, world).await;
+    let clients: Vec<&Span> = calls[0].iter().filter(|span| span.kind == CLIENT).collect();
+    let [client] = clients[..] else { panic!("one call: {:?}", calls[0]) };
+    assert_eq!((client.name.as_str(), said(client, "rpc.status_code").as_str()), (&STREAM[1..], "OK"));
+    let expected = format!("00-{}-{}-01", hexadecimal(&client.trace_id), hexadecimal(&client.span_id));
+    assert_eq!(seen.headers["traceparent"], expected);
 }
 
 /// Header by header, trailer by trailer, byte by byte.
