@@ -96,10 +96,13 @@ const RULES: &[Rule] = &[
         // `tokio` and OpenTelemetry's exporters for the one thread that exports; what is told waits for nobody.
         outside: &[
             "blake3",
+            "hyper_rustls",
             "opentelemetry",
+            "opentelemetry_http",
             "opentelemetry_otlp",
             "opentelemetry_sdk",
             "prometheus_client",
+            "rustls",
             "tokio::runtime",
             "tokio::sync",
             "tokio::time",

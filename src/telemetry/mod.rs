@@ -12,6 +12,7 @@
 //! digests.rs      callers, by names that tell nobody
 //! environment.rs  the OTEL_* variables
 //! export.rs       bounded queues and the thread that empties them
+//! https.rs        the collector, over TLS
 //! scrape.rs       a page of metrics, read back
 //! logging.rs      the log on standard error
 //! ```
@@ -27,6 +28,7 @@ mod logs;
 mod digests;
 mod environment;
 mod export;
+mod https;
 pub mod scrape;
 mod logging;
 
