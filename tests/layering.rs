@@ -93,7 +93,7 @@ const RULES: &[Rule] = &[
     Rule {
         module: "telemetry",
         ours: &[],
-        // `tokio` and OpenTelemetry's exporters for the one thread that exports; what is told waits for nobody.
+        // `tokio`, OpenTelemetry's exporters and their TLS for the one thread that exports; what is told waits for nobody.
         outside: &[
             "blake3",
             "hyper_rustls",
