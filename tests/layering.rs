@@ -99,19 +99,23 @@ const RULES: &[Rule] = &[
     Rule {
         module: "telemetry",
         ours: &[],
-        // `tokio` and OpenTelemetry's exporters for the one thread that exports; what is told waits for nobody.
+        // `tokio`, OpenTelemetry's exporters and their TLS for the one thread that exports; what is told waits for nobody.
         outside: &[
             "blake3",
+            "hyper_rustls",
             "opentelemetry",
+            "opentelemetry_http",
             "opentelemetry_otlp",
             "opentelemetry_sdk",
             "prometheus_client",
+            "rustls",
             "tokio::runtime",
             "tokio::sync",
             "tokio::time",
             "tokio::select",
             "tokio::join",
             "tracing",
+            "tracing_opentelemetry",
             "tracing_subscriber",
         ],
         why: "telemetry is told; it asks nobody",

@@ -5,13 +5,20 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use refrain::protocol::pb;
+use refrain::telemetry::{Head, Settings, Stock, Telemetry, TrustContext};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use support::client::grpc;
 use support::collector::{Collector, Manner, attribute, names};
-use support::kserve::{self, MODEL_INFER, question};
+use support::kserve::{self, MODEL_CONFIG, MODEL_INFER, MODEL_METADATA, question};
 use support::pictures::{one_pixel, photo, photo_question};
 use support::upstream::{Step, ok_trailers};
 use support::{Running, World, until};
@@ -230,6 +237,17 @@ async fn short_circuits_are_never_lost_to_sampling() {
 }
 
 #[tokio::test]
+async fn the_level_of_the_log_does_not_decide_which_spans_exist() {
+    refrain::telemetry::start_logging("off", false);
+    let (collector, world) = traced("").await;
+    assert!(world.client().await.infer(&photo_question(1)).await.is_ok());
+    let calls = calls_of(&collector, world).await;
+    let names: Vec<&str> = calls[0].iter().map(|span| span.name.as_str()).collect();
+    let method = "inference.GRPCInferenceService/ModelInfer";
+    assert_eq!(names, [method, "read", "judge", method, "settle"]);
+}
+
+#[tokio::test]
 async fn a_stream_is_one_span_with_an_event_for_each_message() {
     let (collector, world) = traced("").await;
     has_streams(&world);
@@ -253,6 +271,116 @@ async fn a_stream_is_one_span_with_an_event_for_each_message() {
     assert_eq!(decisions, ["forwarded", "forwarded", "short_circuited"]);
     assert_eq!(stream[0].links.len(), 1);
     assert_eq!(stream.iter().filter(|span| span.kind == CLIENT).count(), 2);
+}
+
+/// A call of `_OTHER`, to the end of its stream; and the same where the caller goes away or the model server does.
+#[tokio::test]
+async fn a_call_that_passes_through_is_a_clients_call_until_its_stream_ends() {
+    const ALLOWED: &str = "/test.Service/Stream";
+    for (end, code) in [("trailers", "ABORTED"), ("cancelled", "CANCELLED"), ("cut", "UNAVAILABLE")] {
+        let (collector, world) = traced("rpc.allow = ['test.Service/Stream']").await;
+        let calls_to_upstream = move |page: &str| {
+            let call = format!("rpc_method=\"_OTHER\",rpc_status_code=\"{code}\"}} 1\n");
+            page.contains(&format!("rpc_client_call_duration_seconds_count{{rpc_system_name=\"grpc\",{call}"))
+        };
+        world.upstream.on(ALLOWED, move |mut exchange| async move {
+            let mut sending = exchange.begin(HeaderMap::new());
+            while let Some(Ok(data)) = exchange.next().await {
+                sending.send_data(data, false).unwrap();
+            }
+            match end {
+                "trailers" => {
+                    let status =
+                        HeaderMap::from_iter([("grpc-status".parse().unwrap(), "10".parse().unwrap())]);
+                    sending.send_trailers(status).unwrap();
+                }
+                how => {
+                    if how == "cut" {
+                        exchange.connection.cut();
+                    }
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let client = world.client().await;
+        let request =
+            grpc(ALLOWED).header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let mut call = client.open(request.header("baggage", "tenant=evil")).await;
+        call.data(kserve::wrap(b"a message"), false);
+        world.upstream.until_asked(ALLOWED, 1).await;
+        let seen = world.upstream.last(ALLOWED);
+        assert!(!calls_to_upstream(&world.metrics()), "{end}: it goes on");
+        if end == "cancelled" {
+            call.cancel();
+        } else {
+            call.data(bytes::Bytes::new(), true);
+            let reply = call.reply().await;
+            assert_eq!(
+                reply.code().map(|code| format!("{code:?}").to_uppercase()).as_deref(),
+                Some(code),
+                "{reply:?}"
+            );
+        }
+        until(end, || calls_to_upstream(&world.metrics())).await;
+
+        let calls = calls_of(&collector, world).await;
+        let [call] = &calls[..] else { panic!("{end}: one call: {calls:?}") };
+        let [server, client] = &call[..] else { panic!("{end}: one call to the model server: {call:?}") };
+        for span in [server, client] {
+            assert_eq!((span.name.as_str(), said(span, "rpc.method").as_str()), ("grpc", "_OTHER"));
+            assert_eq!(said(span, "rpc.status_code"), code);
+        }
+        assert_eq!((client.kind, status(client)), (CLIENT, ERROR));
+        assert_eq!(said(client, "server.address"), "127.0.0.1");
+        assert_eq!(status(server), if code == "UNAVAILABLE" { ERROR } else { UNSET });
+        assert!(server.start_time_unix_nano <= client.start_time_unix_nano);
+        assert!(client.end_time_unix_nano <= server.end_time_unix_nano);
+        let expected = format!("00-{}-{}-01", hexadecimal(&client.trace_id), hexadecimal(&client.span_id));
+        assert_eq!(seen.headers["traceparent"], expected, "{end}: ours, in its place");
+        assert!(!seen.headers.contains_key("baggage"));
+    }
+}
+
+#[tokio::test]
+async fn a_known_method_that_passes_through_is_told_by_its_name() {
+    let (collector, world) = traced("").await;
+    let client = world.client().await;
+    let unknown = pb::ModelMetadataRequest { name: "nobody".into(), version: String::new() };
+    let reply = client.unary(grpc(MODEL_METADATA), kserve::frame(&unknown)).await;
+    assert_eq!(reply.code(), Some(Code::NotFound));
+    let calls = calls_of(&collector, world).await;
+    let [server, client] = &calls[0][..] else { panic!("two spans: {calls:?}") };
+    for span in [server, client] {
+        assert_eq!(format!("/{}", span.name), MODEL_METADATA);
+        assert_eq!(said(span, "rpc.status_code"), "NOT_FOUND");
+    }
+    assert_eq!((status(server), status(client)), (UNSET, ERROR));
+}
+
+#[tokio::test]
+async fn the_stream_that_decoupled_models_are_asked_on_is_one_call() {
+    let (collector, world) = traced("").await;
+    world.upstream.on(MODEL_CONFIG, |exchange| async move {
+        let mut said = kserve::config();
+        let config = said.config.as_mut().unwrap();
+        config.model_transaction_policy = Some(pb::ModelTransactionPolicy { decoupled: true });
+        exchange.answer_with(kserve::frame(&said), HeaderMap::new(), HeaderMap::new());
+    });
+    has_streams(&world);
+    let client = world.client().await;
+    let mut call = client.open(grpc(STREAM)).await;
+    for picture in [photo(1), photo(2)] {
+        call.data(kserve::frame(&question([&picture])), false);
+    }
+    call.data(bytes::Bytes::new(), true);
+    assert_eq!(call.reply().await.code(), Some(Code::Ok));
+    let seen = world.upstream.last(STREAM);
+    let calls = calls_of(&collector, world).await;
+    let clients: Vec<&Span> = calls[0].iter().filter(|span| span.kind == CLIENT).collect();
+    let [client] = clients[..] else { panic!("one call: {:?}", calls[0]) };
+    assert_eq!((client.name.as_str(), said(client, "rpc.status_code").as_str()), (&STREAM[1..], "OK"));
+    let expected = format!("00-{}-{}-01", hexadecimal(&client.trace_id), hexadecimal(&client.span_id));
+    assert_eq!(seen.headers["traceparent"], expected);
 }
 
 /// Header by header, trailer by trailer, byte by byte.
@@ -430,6 +558,82 @@ async fn a_collector_that_is_dead_slow_or_refuses_costs_no_call_anything_but_cou
         let began = Instant::now();
         world.stop().await;
         assert!(began.elapsed() < Duration::from_secs(5), "{what}: the end waits for nobody");
+    }
+}
+
+/// A certificate for `localhost` that is its own CA, in files too.
+struct Identity {
+    certificate: PathBuf,
+    key: PathBuf,
+    made: rcgen::CertifiedKey<rcgen::KeyPair>,
+}
+
+impl Identity {
+    fn new(folder: &tempfile::TempDir, name: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let [certificate, key] = ["pem", "key"].map(|what| folder.path().join(format!("{name}.{what}")));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        Self { certificate, key, made }
+    }
+
+    /// A server that is this, and that takes none but `client` where one is named.
+    fn serves(&self, client: Option<&Self>) -> ServerConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match client {
+            None => builder.with_no_client_auth(),
+            Some(client) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(client.made.cert.der().clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let key = PrivateKeyDer::try_from(self.made.signing_key.serialize_der()).unwrap();
+        builder.with_single_cert(vec![self.made.cert.der().clone()], key).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn over_https_spans_go_to_the_collector_that_the_ca_vouches_for_and_to_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server, client, stranger] =
+        ["server", "client", "stranger"].map(|name| Identity::new(&folder, name));
+    for (takes, ca, identity, arrives) in [
+        (None, Some(&server), None, true),
+        (None, Some(&stranger), None, false),
+        // The system's own know nothing of it.
+        (None, None, None, false),
+        (Some(&client), Some(&server), Some(&client), true),
+        (Some(&client), Some(&server), Some(&stranger), false),
+        (Some(&client), Some(&server), None, false),
+    ] {
+        let collector = Collector::start_tls(server.serves(takes)).await;
+        let file = |path: &PathBuf| path.display().to_string();
+        let variables = |name: &str| match name {
+            "OTEL_EXPORTER_OTLP_CERTIFICATE" => ca.map(|ca| file(&ca.certificate)),
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE" => identity.map(|identity| file(&identity.certificate)),
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY" => identity.map(|identity| file(&identity.key)),
+            _ => None,
+        };
+        let settings = Settings {
+            endpoint: Some(collector.address().to_owned()),
+            sample: None,
+            keep_short_circuits: false,
+            trust_context: TrustContext::Never,
+            digest_key: None,
+            rotate_digests: Duration::ZERO,
+        };
+        let telemetry = Telemetry::start(&settings, &variables);
+        let head = Head { method: "a.B/C", ..Head::default() };
+        telemetry.begin(&head).unwrap().end("OK");
+        telemetry.finish(support::PATIENCE).await;
+        assert_eq!(collector.spans().len(), usize::from(arrives));
+        let failed = "refrain_telemetry_failed_exports_total{signal=\"spans\"} 1";
+        let page = telemetry.metrics.prometheus(Stock::default());
+        assert_eq!(page.contains(failed), !arrives, "{page}");
     }
 }
 

@@ -101,7 +101,7 @@ where
         self.own_lane.get_or_init(|| Arc::new(self.predictor.upstream.own_lane()))
     }
 
-    async fn dispatch(self, request: Request<Incoming>) -> Response<Body> {
+    async fn dispatch(self, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         let is_call = request.method() == Method::POST;
         let route = if is_call { self.predictor.live.load().routes.of(path) } else { Route::Unknown };
@@ -109,7 +109,8 @@ where
             Route::Predict(rpc) => self.predictor.predict(rpc, request, &self.peer).await,
             Route::Stream => stream::serve(&self.predictor, request, &self.peer, self.own_lane()).await,
             Route::Pass => {
-                let witness = self.witness(&request);
+                let mut witness = self.witness(&request);
+                witness.passes_on(self.predictor.upstream.address(), request.headers_mut());
                 match passthrough::relay(self.own_lane(), request).await {
                     Ok(response) => witness.see_off(response),
                     Err(error) => self.predictor.refuse(error.into(), witness),

@@ -24,12 +24,12 @@ use super::live::Live;
 use super::models::Model;
 use super::predict::Predictor;
 use super::read::Asked;
-use super::status::{CallError, name_of};
+use super::status::CallError;
 use super::upstream::{Reply, UpstreamError};
-use super::witness::{Noted, carry};
+use super::witness::{Asking, Noted};
 use crate::protocol::query::{Query, Told};
 use crate::session::{Answer, Lead, Outcome, Store};
-use crate::telemetry::{Part, Stage};
+use crate::telemetry::Stage;
 
 /// What the upstream said to a forward.
 pub(super) struct Fresh {
@@ -170,23 +170,17 @@ impl<S: Store> Predictor<S> {
 
     /// One call to the upstream, seen by the operator.
     async fn ask_upstream(&self, forward: &mut Forward, limit: usize) -> Result<Reply, UpstreamError> {
-        let method = forward.method;
-        let part = forward.noted.trace.as_ref().map(|trace| trace.call(method, self.upstream.address()));
-        if let Some(carried) = part.as_ref().and_then(Part::carried) {
-            carry(&mut forward.head.headers, &carried);
-        }
+        let (trace, address) = (forward.noted.trace.as_ref(), self.upstream.address());
+        let headers = &mut forward.head.headers;
+        let asking = Asking::begin(&self.telemetry, trace, forward.method, address, headers);
         let began = Instant::now();
         let reply = self.upstream.call(|| forward.request(), limit).await;
-        let code = name_of(match &reply {
+        forward.noted.spent_elsewhere(began.elapsed());
+        asking.end(match &reply {
             Ok(reply) => reply.code(),
             Err(UpstreamError::Reply(_)) => Code::Internal,
             Err(_) => Code::Unavailable,
         });
-        forward.noted.spent_elsewhere(began.elapsed());
-        self.telemetry.metrics.asked(method, code, began.elapsed());
-        if let Some(part) = part {
-            part.end(code);
-        }
         reply
     }
 }

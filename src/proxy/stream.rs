@@ -34,7 +34,7 @@ use super::predict::Predictor;
 use super::read::{Arrival, Opened};
 use super::status::{CallError, code_of, status};
 use super::upstream::{Lane, Reply, UpstreamError};
-use super::witness::Witness;
+use super::witness::{Asking, Witness};
 use crate::protocol::Rpc;
 use crate::protocol::triton::stream;
 use crate::session::Store;
@@ -266,8 +266,8 @@ impl<S: Store> Conversation<S> {
                 return;
             }
             let decoupled = self.decoupled.get_or_insert_with(|| {
-                let (asked, responses) =
-                    Decoupled::open(Arc::clone(&self.lane), &self.opening, self.out.clone());
+                let (lane, out) = (Arc::clone(&self.lane), self.out.clone());
+                let (asked, responses) = Decoupled::open(&self.predictor, lane, &self.opening, out);
                 self.responses = Some(responses);
                 asked
             });
@@ -356,7 +356,12 @@ fn said(answer: Result<Reply, CallError>, (id, model): (String, String), grpc_er
 
 impl Decoupled {
     /// Opens a stream to the upstream over `lane`; its responses are written to `out` as they come.
-    fn open(lane: Arc<Lane>, opening: &Opening, out: mpsc::Sender<Said>) -> (Self, Responses) {
+    fn open<S: Store>(
+        predictor: &Predictor<S>,
+        lane: Arc<Lane>,
+        opening: &Opening,
+        out: mpsc::Sender<Said>,
+    ) -> (Self, Responses) {
         let (questions, body) = body::channel(1);
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = opening.head.method.clone();
@@ -365,12 +370,17 @@ impl Decoupled {
         // Triton 2.51 dies of an error under this header while another request of the stream is under way.
         let grpc_errors = head.headers.remove(GRPC_ERRORS).is_some_and(|value| value == "true");
         let limit = opening.live.config.limits.message_bytes;
+        let (telemetry, address) = (&predictor.telemetry, predictor.upstream.address());
+        let method = STREAM.trim_start_matches('/');
+        let asking = Asking::begin(telemetry, opening.trace.as_ref(), method, address, &mut head.headers);
         let request = Request::from_parts(head, body);
         let responses: Responses = Box::pin(async move {
-            match lane.send(request).await {
+            let status = match lane.send(request).await {
                 Ok(response) => relay(response, limit, grpc_errors, out).await,
                 Err(error) => CallError::from(error).into_trailers(),
-            }
+            };
+            asking.end(code_of(&status));
+            status
         });
         (Self { questions: Some(questions), question: None, is_last: false }, responses)
     }

@@ -112,16 +112,16 @@ pub(super) struct Upstream {
 }
 
 /// A call that waits for its reply; it counts until this is dropped.
-struct Asking<'a>(&'a AtomicUsize);
+struct UnderWay<'a>(&'a AtomicUsize);
 
-impl<'a> Asking<'a> {
+impl<'a> UnderWay<'a> {
     fn of(calls: &'a AtomicUsize) -> Self {
         calls.fetch_add(1, Ordering::Relaxed);
         Self(calls)
     }
 }
 
-impl Drop for Asking<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -454,7 +454,7 @@ impl Upstream {
         request: impl Fn() -> Request<Body>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let _asking = Asking::of(&self.asking);
+        let _under_way = UnderWay::of(&self.asking);
         let (head, mut body) = self.lane().send_again(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();

@@ -44,6 +44,8 @@ pub(super) struct Witness {
     method: &'static str,
     began: Instant,
     trace: Option<Arc<Trace>>,
+    /// The call to the model server that this one is passed on as.
+    asking: Option<Asking>,
     over: bool,
 }
 
@@ -60,7 +62,8 @@ impl Witness {
         let method = path.trim_start_matches('/');
         let told = || told(method, authority, headers, peer, live);
         let trace = telemetry.traces().then(|| telemetry.begin(&told())).flatten();
-        Self { telemetry: Arc::clone(telemetry), method, began: Instant::now(), trace, over: false }
+        let (telemetry, began) = (Arc::clone(telemetry), Instant::now());
+        Self { telemetry, method, began, trace, asking: None, over: false }
     }
 
     /// The call's trace.
@@ -75,9 +78,15 @@ impl Witness {
         }
     }
 
+    /// The call goes on to the model server at `address` as it is, with these headers; both end with one status.
+    pub(super) fn passes_on(&mut self, address: &str, headers: &mut HeaderMap) {
+        let trace = self.trace.as_ref();
+        self.asking = Some(Asking::begin(&self.telemetry, trace, self.method, address, headers));
+    }
+
     /// Stays with a reply that streams through until its status has come.
     pub(super) fn see_off(self, response: Response<Body>) -> Response<Body> {
-        if response.headers().contains_key("grpc-status") {
+        if response.headers().contains_key("grpc-status") || response.body().is_end_stream() {
             self.end(code_of(response.headers()));
             return response;
         }
@@ -86,13 +95,17 @@ impl Witness {
 
     /// The call has ended so.
     pub(super) fn end(mut self, code: Code) {
-        self.over(name_of(code));
+        self.over(code);
     }
 
-    fn over(&mut self, code: &'static str) {
+    fn over(&mut self, code: Code) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
+        if let Some(asking) = self.asking.take() {
+            asking.end(code);
+        }
+        let code = name_of(code);
         self.telemetry.metrics.served(self.method, code, self.began.elapsed());
         if let Some(trace) = &self.trace {
             trace.end(code);
@@ -102,7 +115,55 @@ impl Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        self.over(name_of(Code::Cancelled));
+        self.over(Code::Cancelled);
+    }
+}
+
+/// Sees one call to the model server from its head to its status; one that is dropped was cancelled.
+pub(super) struct Asking {
+    telemetry: Arc<Telemetry>,
+    method: &'static str,
+    began: Instant,
+    part: Option<Part>,
+    over: bool,
+}
+
+impl Asking {
+    /// Begins a call of `method` to `address` as a part of `trace`; the model server is told of it by `headers`.
+    pub(super) fn begin(
+        telemetry: &Arc<Telemetry>,
+        trace: Option<&Arc<Trace>>,
+        method: &'static str,
+        address: &str,
+        headers: &mut HeaderMap,
+    ) -> Self {
+        let part = trace.map(|trace| trace.call(method, address));
+        if let Some(carried) = part.as_ref().and_then(Part::carried) {
+            carry(headers, &carried);
+        }
+        Self { telemetry: Arc::clone(telemetry), method, began: Instant::now(), part, over: false }
+    }
+
+    /// The call has ended so.
+    pub(super) fn end(mut self, code: Code) {
+        self.over(code);
+    }
+
+    fn over(&mut self, code: Code) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let code = name_of(code);
+        self.telemetry.metrics.asked(self.method, code, self.began.elapsed());
+        if let Some(part) = self.part.take() {
+            part.end(code);
+        }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.over(Code::Cancelled);
     }
 }
 
@@ -144,8 +205,10 @@ impl HttpBody for SeenOff {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let polled = ready!(Pin::new(&mut self.inner).poll_frame(context));
         let code = match &polled {
-            Some(Ok(frame)) => frame.trailers_ref().map(code_of),
-            Some(Err(_)) | None => Some(Code::Unknown),
+            Some(Ok(frame)) if frame.is_trailers() => frame.trailers_ref().map(code_of),
+            // Nobody asks again for what follows the last frame.
+            Some(Ok(_)) if !self.inner.is_end_stream() => None,
+            _ => Some(Code::Unknown),
         };
         if let Some(code) = code
             && let Some(witness) = self.witness.take()
@@ -223,7 +286,7 @@ impl Drop for InStage {
 }
 
 /// Writes the trace context of a call to the model server over the caller's.
-pub(super) fn carry(headers: &mut HeaderMap, carried: &Carried) {
+fn carry(headers: &mut HeaderMap, carried: &Carried) {
     if let Ok(parent) = HeaderValue::from_str(&carried.parent) {
         headers.insert("traceparent", parent);
     }

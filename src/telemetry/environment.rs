@@ -17,12 +17,16 @@ pub(super) enum Protocol {
     Http,
 }
 
-/// Where one signal goes. Headers, time-outs and compression are read from the environment by the exporter itself.
+/// Where one signal goes. Headers and compression are read from the environment by the exporter itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
     pub(super) protocol: Protocol,
     /// By our own settings; by the environment where there is none.
     pub(super) endpoint: Option<String>,
+    /// It is spoken to over TLS, whoever names it.
+    pub(super) is_https: bool,
+    /// How long one request may take.
+    pub(super) within: Duration,
     /// A file with the CA that the collector's certificate must come from.
     pub(super) certificate: Option<String>,
     /// Files with our own certificate and key.
@@ -94,7 +98,18 @@ impl<'a> Environment<'a> {
         };
         let identity = of_signal("CLIENT_CERTIFICATE").zip(of_signal("CLIENT_KEY"));
         let endpoint = endpoint.map(str::to_owned);
-        Some(Destination { protocol, endpoint, certificate: of_signal("CERTIFICATE"), identity })
+        let named = endpoint.clone().or_else(|| of_signal("ENDPOINT")).unwrap_or_default();
+        let is_https = named.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+        let within = of_signal("TIMEOUT").and_then(|value| {
+            let parsed = value.parse().ok().filter(|milliseconds| *milliseconds > 0);
+            if parsed.is_none() {
+                Self::wrong("OTEL_EXPORTER_OTLP_TIMEOUT", &value);
+            }
+            parsed
+        });
+        let within = Duration::from_millis(within.unwrap_or(10_000));
+        let certificate = of_signal("CERTIFICATE");
+        Some(Destination { protocol, endpoint, is_https, within, certificate, identity })
     }
 
     /// Which traces are kept.
@@ -212,6 +227,21 @@ mod tests {
         let protocol =
             |signal| with(&variables, |environment| environment.destination(signal, None).unwrap().protocol);
         assert_eq!((protocol("TRACES"), protocol("LOGS")), (Protocol::Grpc, Protocol::Http));
+    }
+
+    #[test]
+    fn a_collector_is_spoken_to_over_tls_whoever_names_it_so() {
+        let timeout =
+            |value| [("OTEL_EXPORTER_OTLP_ENDPOINT", "HTTPS://x"), ("OTEL_EXPORTER_OTLP_TIMEOUT", value)];
+        for (value, endpoint, is_https, within) in [
+            ("250", None, true, 250),
+            ("250", Some("http://y:4318"), false, 250),
+            ("soon", Some("https://y"), true, 10_000),
+            ("0", None, true, 10_000),
+        ] {
+            let to = with(&timeout(value), |environment| environment.destination("LOGS", endpoint).unwrap());
+            assert_eq!((to.is_https, to.within), (is_https, Duration::from_millis(within)), "{value}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use opentelemetry::InstrumentationScope;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
-use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithTonicConfig};
+use opentelemetry_otlp::{LogExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, SdkLogRecord};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::environment::{Batching, Destination, Protocol};
+use super::https;
 use super::metrics::Metrics;
 
 /// What waits to be exported.
@@ -130,7 +131,7 @@ impl Outlets {
 
 impl<T> Outlet<T> {
     /// Exports batches until told to stop, and then what is left.
-    async fn empty(
+    pub(super) async fn empty(
         mut self,
         mut stopping: watch::Receiver<bool>,
         export: impl AsyncFn(Vec<T>) -> OTelSdkResult,
@@ -220,7 +221,10 @@ fn span_exporter(to: &Destination) -> Result<SpanExporter, String> {
             builder.with_endpoint(endpoint).build().map_err(told)
         }
         Protocol::Http => {
-            let builder = SpanExporter::builder().with_http();
+            let mut builder = SpanExporter::builder().with_http();
+            if to.is_https {
+                builder = builder.with_http_client(https::client(to)?);
+            }
             let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
             builder
                 .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
@@ -242,7 +246,10 @@ fn log_exporter(to: &Destination) -> Result<LogExporter, String> {
             builder.with_endpoint(endpoint).build().map_err(told)
         }
         Protocol::Http => {
-            let builder = LogExporter::builder().with_http();
+            let mut builder = LogExporter::builder().with_http();
+            if to.is_https {
+                builder = builder.with_http_client(https::client(to)?);
+            }
             let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
             builder.with_endpoint(format!("{}/v1/logs", endpoint.trim_end_matches('/'))).build().map_err(told)
         }
@@ -256,9 +263,10 @@ fn tls(to: &Destination) -> Result<Option<ClientTlsConfig>, String> {
         return Ok(None);
     }
     let mut tls = ClientTlsConfig::new();
-    if let Some(path) = &to.certificate {
-        tls = tls.ca_certificate(Certificate::from_pem(read(path)?));
-    }
+    tls = match &to.certificate {
+        Some(path) => tls.ca_certificate(Certificate::from_pem(read(path)?)),
+        None => tls.with_enabled_roots(),
+    };
     if let Some((certificate, key)) = &to.identity {
         tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
     }

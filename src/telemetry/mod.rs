@@ -6,29 +6,29 @@
 //! trace.rs        the spans of one call
 //! context.rs      W3C trace context, in and out
 //! sampling.rs     which traces are kept
+//! tail.rs         ended spans that wait to know
 //! verdict.rs      what was ruled, as attributes
 //! logs.rs         log records for a collector
 //! digests.rs      callers, by names that tell nobody
 //! environment.rs  the OTEL_* variables
 //! export.rs       bounded queues and the thread that empties them
+//! https.rs        the collector, over TLS
 //! scrape.rs       a page of metrics, read back
 //! logging.rs      the log on standard error
 //! ```
-//!
-//! Spans are made here, at the end of each call, and not by way of `tracing`: whether an unsampled call's spans are kept is
-//! known only when it was short-circuited, what does not fit the queue must be counted, each sidecar of a process tells its
-//! own, and the level of the log must not decide which spans exist. Exporters and wire formats are OpenTelemetry's.
 
 mod metrics;
 mod page;
 mod trace;
 mod context;
 mod sampling;
+mod tail;
 mod verdict;
 mod logs;
 mod digests;
 mod environment;
 mod export;
+mod https;
 pub mod scrape;
 mod logging;
 
@@ -50,7 +50,7 @@ use digests::Digests;
 use environment::Environment;
 use export::{Exporting, Outlets};
 use logs::Logs;
-use sampling::Sampling;
+use sampling::{Sampler, Sampling};
 use trace::{SCHEMA, Tracer};
 
 /// Whose trace context is believed.
@@ -129,15 +129,12 @@ impl Telemetry {
             .build();
         let spans = environment.destination("TRACES", endpoint).map(|to| {
             let (queue, outlet) = export::queue("spans", environment.batching("BSP"), &self.metrics);
-            let (propagates, with_baggage) = environment.propagators();
-            self.tracer = Some(Arc::new(Tracer {
-                queue,
+            let sampler = Sampler {
                 sampling: settings.sample.map_or_else(|| environment.sampling(), Sampling::share),
-                keep_short_circuits: settings.keep_short_circuits,
-                propagates,
-                with_baggage,
-                scope: scope.clone(),
-            }));
+                keeps_short_circuits: settings.keep_short_circuits,
+            };
+            let tracer = Tracer::new(queue, sampler, environment.propagators(), scope.clone());
+            self.tracer = Some(Arc::new(tracer));
             (outlet, to)
         });
         let logs = environment.destination("LOGS", endpoint).map(|to| {
@@ -171,7 +168,7 @@ impl Telemetry {
     /// Tells what was ruled on a message: `in_stream` says that it is one of many of its call.
     pub fn tell(&self, trace: Option<&Arc<Trace>>, verdict: &Verdict, in_stream: bool) {
         let notable = verdict.is_notable();
-        if !notable && trace.is_none() {
+        if !notable && trace.is_none_or(|trace| !trace.is_recorded()) {
             return;
         }
         let caller = self.caller_name(&verdict.caller);
@@ -194,14 +191,16 @@ impl Telemetry {
                 "rows short-circuited"
             );
         }
-        if trace.is_none() && self.logs.is_none() {
+        let logs = self.logs.as_ref().filter(|_| notable);
+        let recorded = trace.filter(|trace| trace.is_recorded());
+        if recorded.is_none() && logs.is_none() {
             return;
         }
         let attributes = verdict.attributes(caller);
-        if let Some(logs) = self.logs.as_ref().filter(|_| notable) {
+        if let Some(logs) = logs {
             logs.short_circuit(trace.map(|trace| &**trace), &attributes);
         }
-        let Some(trace) = trace else { return };
+        let Some(trace) = recorded else { return };
         if let Some(origin) = verdict.anchor.and_then(|anchor| anchor.origin) {
             trace.link(&origin, vec![KeyValue::new("refrain.link", "anchor")]);
         }

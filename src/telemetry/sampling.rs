@@ -1,6 +1,8 @@
 //! Which traces are kept, as `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say.
 
-use opentelemetry::TraceId;
+use opentelemetry::trace::{Link, SpanContext, SpanKind, TraceContextExt};
+use opentelemetry::{Context, KeyValue, TraceId};
+use opentelemetry_sdk::trace::{SamplingDecision, SamplingResult, ShouldSample};
 
 /// A sampler of the specification.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,6 +52,40 @@ impl Sampling {
                 place < self.share
             }
         }
+    }
+}
+
+/// What the SDK does with a span when it begins.
+#[derive(Clone, Debug)]
+pub(super) struct Sampler {
+    pub(super) sampling: Sampling,
+    /// Calls that are not sampled are recorded all the same: those that turn out to be short-circuited are kept.
+    pub(super) keeps_short_circuits: bool,
+}
+
+impl ShouldSample for Sampler {
+    fn should_sample(
+        &self,
+        around: Option<&Context>,
+        trace: TraceId,
+        _: &str,
+        _: &SpanKind,
+        _: &[KeyValue],
+        _: &[Link],
+    ) -> SamplingResult {
+        let parent = around.map(|around| around.span().span_context().clone()).filter(SpanContext::is_valid);
+        let is_sampled = match &parent {
+            // A part of a call does as the call does.
+            Some(call) if !call.is_remote() => call.is_sampled(),
+            parent => self.sampling.samples(trace, parent.as_ref().map(SpanContext::is_sampled)),
+        };
+        let decision = match (is_sampled, self.keeps_short_circuits) {
+            (true, _) => SamplingDecision::RecordAndSample,
+            (false, true) => SamplingDecision::RecordOnly,
+            (false, false) => SamplingDecision::Drop,
+        };
+        let trace_state = parent.map(|parent| parent.trace_state().clone()).unwrap_or_default();
+        SamplingResult { decision, attributes: Vec::new(), trace_state }
     }
 }
 

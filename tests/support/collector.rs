@@ -19,7 +19,10 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// How it treats what it is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,14 +59,32 @@ impl Collector {
         let keeps = Arc::clone(&taken);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let keeps = Arc::clone(&keeps);
-                let service = service_fn(move |request| take(request, Arc::clone(&keeps), manner));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection);
+                tokio::spawn(serve(stream, Arc::clone(&keeps), manner));
             }
         });
         Self { address, taken }
+    }
+
+    /// One that takes everything, over TLS as `localhost`.
+    pub(crate) async fn start_tls(tls: ServerConfig) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound port").port();
+        let taken: Arc<Mutex<Taken>> = Arc::default();
+        let (keeps, acceptor) = (Arc::clone(&taken), TlsAcceptor::from(Arc::new(tls)));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                // Who does not trust it, or is not trusted, goes away.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    tokio::spawn(serve(stream, Arc::clone(&keeps), Manner::Takes));
+                }
+            }
+        });
+        Self { address: format!("https://localhost:{port}"), taken }
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// The settings of a sidecar that exports to it.
@@ -82,6 +103,16 @@ impl Collector {
         spans.sort_by_key(|span| span.start_time_unix_nano);
         spans
     }
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    keeps: Arc<Mutex<Taken>>,
+    manner: Manner,
+) {
+    let service = service_fn(move |request| take(request, Arc::clone(&keeps), manner));
+    // How a connection ends is the sidecar's affair.
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn take(
