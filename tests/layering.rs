@@ -76,6 +76,7 @@ const RULES: &[Rule] = &[
         ours: &[
             "judgment",
             "protocol::tensor",
+            "scores::Mode",
             "session::Limits",
             "telemetry::Secret",
             "telemetry::Settings",

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 
 use crate::judgment::Rules;
 use crate::protocol::tensor::Reading;
-use crate::{session, telemetry, timing};
+use crate::{scores, session, telemetry, timing};
 
 mod read;
 mod section;
@@ -162,6 +162,8 @@ pub struct ModelSettings {
     pub ignore_extra_inputs: bool,
     /// How long a replay takes.
     pub timing: timing::Mode,
+    /// How scores are written, in all replies.
+    pub scores: scores::Mode,
     /// The numbers of judgment.
     pub rules: Rules,
 }

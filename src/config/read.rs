@@ -16,7 +16,7 @@ use super::{
 use crate::judgment::{Anchor, MAX_SIDE, OnSuspected, Profile, Rules};
 use crate::protocol::tensor::{Range, Reading, Resize, Sees};
 use crate::telemetry::{Secret, Settings, TrustContext};
-use crate::{session, timing};
+use crate::{scores, session, timing};
 
 const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("observe", Mode::Observe), ("off", Mode::Off)];
 const PROFILES: [(&str, Profile); 2] = [("paper", Profile::Paper), ("hardened", Profile::Hardened)];
@@ -26,6 +26,14 @@ const TIMINGS: [(&str, timing::Mode); 5] = [
     ("shadow", timing::Mode::Shadow),
     ("mean", timing::Mode::Mean),
     ("off", timing::Mode::Off),
+];
+
+const SCORES: [(&str, scores::Mode); 5] = [
+    ("exact", scores::Mode::Exact),
+    ("rounded", scores::Mode::Rounded),
+    ("jittered", scores::Mode::Jittered),
+    ("label", scores::Mode::Label),
+    ("decoy", scores::Mode::Decoy),
 ];
 
 const TRUSTED: [(&str, TrustContext); 3] = [
@@ -272,7 +280,8 @@ fn models(
     let mode = top.choice("mode", &MODES, Mode::Enforce);
     let profile = top.choice("profile", &PROFILES, Profile::Hardened);
     let judgment = top.table("judgment");
-    let base = ModelSettings { timing, ..base(mode, profile, most_pixels) };
+    let scores = top.choice("scores", &SCORES, scores::Mode::Exact);
+    let base = ModelSettings { timing, scores, ..base(mode, profile, most_pixels) };
     let mut defaults = base.clone();
     defaults.rules = top.nested("judgment", judgment.clone(), |section| rules(section, &base.rules));
     let models = top.table("models");
@@ -306,6 +315,7 @@ fn base(mode: Mode, profile: Profile, most_pixels: u32) -> ModelSettings {
         on_unreadable: on_unreadable(mode),
         ignore_extra_inputs: false,
         timing: timing::Mode::Sample,
+        scores: scores::Mode::Exact,
         rules: match profile {
             Profile::Paper => Rules::paper(),
             Profile::Hardened => Rules::hardened(),
@@ -346,6 +356,7 @@ fn model(
         ),
         ignore_extra_inputs: section.choice("extra_inputs", &[("key", false), ("ignore", true)], false),
         timing: section.choice("timing", &TIMINGS, of_all.timing),
+        scores: section.choice("scores", &SCORES, of_all.scores),
         rules: section.nested("judgment", of_model, |section| rules(section, &base.rules)),
     }
 }

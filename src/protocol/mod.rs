@@ -9,6 +9,7 @@
 //! - [`triton`]: one `ModelInfer` request as a query;
 //! - [`tf_serving`]: TensorFlow Serving's calls as queries;
 //! - [`tensor`]: data type, shape, layout and bytes into [`crate::judgment::Image`]s;
+//! - [`scores`]: the scores among a reply's bytes, to be rewritten;
 //! - [`encoded`]: JPEG, PNG, WebP, GIF and BMP into the same.
 
 use bytes::Bytes;
@@ -36,6 +37,7 @@ pub mod answer;
 mod digest;
 pub mod encoded;
 pub mod query;
+pub mod scores;
 pub mod signature;
 pub mod size;
 pub mod tensor;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::answer::AnswerError;
+use super::scores::Rewrite;
 use super::signature::Signature;
 use super::tensor::{Reading, Unreadable};
 use crate::judgment::Image;
@@ -130,6 +131,9 @@ pub trait Query: Send + Sync + 'static {
 
     /// What the upstream's OK reply to a forward of `rows` rows says.
     fn told(&self, reply: Bytes, rows: usize) -> Result<Told, AnswerError>;
+
+    /// One row's kept answer with its scores rewritten.
+    fn rewritten(&self, answer: Bytes, by: Rewrite<'_>) -> Result<Bytes, AnswerError>;
 
     /// The rows' kept answers, in order, as the reply to this request: its id, its outputs, its form. Without prefix.
     ///

@@ -6,7 +6,8 @@
 //! - `outputs`: Predict's replies, taken apart and put together;
 //! - `example`: Classify, Regress and MultiInference, which take rows of named features;
 //! - `features`: one such row, read so that no parser can read it otherwise;
-//! - `results`: their replies, taken apart and put together.
+//! - `results`: their replies, taken apart and put together;
+//! - `scores`: the scores in a reply, rewritten.
 //!
 //! No TensorFlow Serving was there to be measured: the rules are those of its sources and of its own clients' messages.
 
@@ -18,6 +19,7 @@ mod features;
 mod outputs;
 pub mod predict;
 mod results;
+mod scores;
 pub mod size;
 mod tensor;
 mod typed;

@@ -4,7 +4,8 @@
 //! - `contents`: typed elements as raw bytes, and back;
 //! - `outputs`: which outputs are asked for, and in which form;
 //! - `stream`: replies as messages of a stream;
-//! - `answer`: a reply into one answer per row, and answers back into a reply.
+//! - `answer`: a reply into one answer per row, and answers back into a reply;
+//! - `scores`: the scores in an answer, rewritten.
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use prost::Message;
 
 use super::answer::AnswerError;
 use super::query::{Family, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
+use super::scores::Rewrite;
 use super::signature::{Batching, Signature, canonical_version};
 use super::tensor::{self, Datatype, Unreadable};
 use super::{digest, encoded, pb, wire};
@@ -24,6 +26,7 @@ mod answer;
 mod contents;
 mod inputs;
 mod outputs;
+mod scores;
 pub mod stream;
 
 /// The number of `outputs` in a request.
@@ -394,6 +397,12 @@ impl Query for InferQuery {
         // Where encoding gives other bytes than the server's, both paths are encoded by us.
         let reply = cut.map(|cut| (cut != reply).then(|| cut.into()));
         Ok(Told { version, typed, rows: kept, reply })
+    }
+
+    fn rewritten(&self, answer: Bytes, by: Rewrite<'_>) -> Result<Bytes, AnswerError> {
+        let mut row = answer::decode(answer)?;
+        scores::rewrite(&mut row, by);
+        Ok(row.encode_to_vec().into())
     }
 
     fn assemble(&self, answers: Vec<Bytes>, typed: Option<bool>) -> Result<Bytes, AnswerError> {

@@ -18,6 +18,7 @@ use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Range, Reading};
 use crate::protocol::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
 use crate::protocol::tf_serving;
+use crate::scores::{Disguise, Key, SPREAD};
 
 /// Time for one question about a model.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -53,6 +54,8 @@ pub(super) struct Model {
     pub signature: Signature,
     /// The judge of its pictures.
     pub judge: Arc<Judge>,
+    /// Writes the scores of its replies.
+    pub disguise: Arc<Disguise>,
     /// What is done about its calls, after what it is has been taken into account.
     pub treatment: Treatment,
     learned: Arc<Learned>,
@@ -359,6 +362,7 @@ impl Model {
             view: view.into(),
             group: settings.group.as_deref().unwrap_or(&key.name).into(),
             judge: Arc::new(Judge::new(settings.rules.clone(), pictures)),
+            disguise: Arc::new(Disguise::new(settings.scores, Key::from_secret(&pictures), SPREAD)),
             settings,
             signature,
             treatment,

@@ -285,7 +285,7 @@ impl<S: Store> Predictor<S> {
         occasion: Option<&Occasion>,
     ) -> Result<Reply, CallError> {
         let fresh = self.forward(call, asked, None, leads).await;
-        let reply = fresh.and_then(|fresh| reply_fresh(asked, fresh));
+        let reply = fresh.and_then(|fresh| reply_fresh(asked, fresh, occasion.is_some()));
         if let Some(occasion) = occasion {
             let is_answered = reply.as_ref().is_ok_and(Reply::is_ok);
             let origin = if is_answered { Origin::Forwarded } else { Origin::Failed };
@@ -495,9 +495,13 @@ enum Cover {
     Shadow(#[expect(dead_code, reason = "as above")] Permit),
 }
 
-/// The reply to a call of which every row was forwarded.
-fn reply_fresh(asked: &Asked, fresh: Fresh) -> Result<Reply, CallError> {
+/// The reply to a call of which every row was forwarded; `hides` says that it must look like one from memory.
+fn reply_fresh(asked: &Asked, fresh: Fresh, hides: bool) -> Result<Reply, CallError> {
     let Some(told) = fresh.told else { return Ok(fresh.reply) };
+    if let Some(rows) = fresh.rows.filter(|_| hides && !asked.model.disguise.is_none()) {
+        let answers = rows.into_iter().map(|(_, answer)| Some(answer)).collect();
+        return Ok(asked.model.template().reply(assemble(answers, asked)?));
+    }
     Ok(match told.reply? {
         None => fresh.reply,
         Some(reply) => asked.model.template().reply(frame::wrap(&reply)),
@@ -513,10 +517,19 @@ fn leads(judged: Vec<(usize, Judged)>) -> Vec<(usize, Lead)> {
     judged.into_iter().filter_map(lead).collect()
 }
 
-/// The rows' answers as the reply to what was asked.
+/// The rows' answers as the reply to what was asked, their scores as the model's settings want them written.
 fn assemble(answers: Vec<Option<Answer>>, asked: &Asked) -> Result<Bytes, AnswerError> {
-    let rows = answers.into_iter().map(|answer| answer.map(|answer| answer.bytes));
-    let rows = rows.collect::<Option<Vec<_>>>().ok_or(AnswerError::Differ("number"))?;
+    let disguise = &asked.model.disguise;
+    let rows = answers.into_iter().zip(&asked.likenesses).map(|(answer, likeness)| {
+        let answer = answer.ok_or(AnswerError::Differ("number"))?.bytes;
+        match likeness {
+            Some(likeness) if !disguise.is_none() => {
+                asked.query.rewritten(answer, &mut |output, scores| disguise.apply(scores, output, likeness))
+            }
+            _ => Ok(answer),
+        }
+    });
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let typed = asked.model.replies_typed(asked.query.is_typed());
     Ok(frame::wrap(&asked.query.assemble(rows, typed)?))
 }

@@ -55,7 +55,8 @@ const RIPPLE: f64 = 1e-4;
 pub struct Disguise {
     mode: Mode,
     key: Key,
-    decoy: Decoy,
+    /// None but for [`Mode::Decoy`].
+    decoy: Option<Decoy>,
     /// Standard deviation of what `decoy` adds, in natural logarithms of probabilities.
     spread: f64,
 }
@@ -63,7 +64,7 @@ pub struct Disguise {
 impl Disguise {
     /// Scores written by `mode`; `spread` is for [`Mode::Decoy`] alone.
     pub fn new(mode: Mode, key: Key, spread: f64) -> Self {
-        Self { mode, key, decoy: Decoy::new(key), spread }
+        Self { mode, key, decoy: (mode == Mode::Decoy).then(|| Decoy::new(key)), spread }
     }
 
     /// Whether replies stay as they are.
@@ -92,8 +93,10 @@ impl Disguise {
                 scale::shift(scores, |class| JITTER * ripples[class]);
             }
             Mode::Decoy => {
-                let (ripples, heights) = (ripples(), self.decoy.heights(output, scores.len(), likeness));
-                scale::shift(scores, |class| self.spread * heights[class] + RIPPLE * ripples[class]);
+                let decoy = self.decoy.as_ref().map(|decoy| decoy.heights(output, scores.len(), likeness));
+                let (ripples, heights) = (ripples(), decoy.unwrap_or_default());
+                let height = |class| heights.get(class).copied().unwrap_or_default();
+                scale::shift(scores, |class| self.spread * height(class) + RIPPLE * ripples[class]);
             }
         }
     }

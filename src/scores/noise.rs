@@ -2,9 +2,9 @@
 
 use blake3::{Hasher, OutputReader};
 
-/// What all noise of a process, or of replicas that share it, derives from.
+/// What all noise of a process derives from.
 #[derive(Clone, Copy)]
-pub struct Key(pub [u8; 32]);
+pub struct Key([u8; 32]);
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -16,6 +16,11 @@ impl std::fmt::Debug for Key {
 pub(super) struct Noise(OutputReader);
 
 impl Key {
+    /// A key of our own from one that serves for something else too.
+    pub fn from_secret(secret: &[u8; 32]) -> Self {
+        Self(blake3::derive_key("refrain 2026 scores", secret))
+    }
+
     /// The noise of what `parts` name together.
     pub(super) fn noise(&self, parts: &[&[u8]]) -> Noise {
         let mut hasher = Hasher::new_keyed(&self.0);

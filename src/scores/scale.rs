@@ -34,7 +34,9 @@ pub(super) fn shift(scores: &mut [f64], by: impl Fn(usize) -> f64) {
     let sum: f64 = scores.iter().sum();
     let probabilities = are_probabilities(scores);
     if probabilities {
-        scores.iter_mut().for_each(|score| *score = score.max(LEAST).ln());
+        for score in scores.iter_mut() {
+            *score = score.max(LEAST).ln();
+        }
     }
     let unit = if probabilities { 1.0 } else { deviation(scores) };
     let mut better: Option<(f64, f64)> = None;
@@ -51,9 +53,13 @@ pub(super) fn shift(scores: &mut [f64], by: impl Fn(usize) -> f64) {
         better = Some((score, scores[class]));
     }
     if probabilities {
-        scores.iter_mut().for_each(|score| *score = score.exp());
+        for score in scores.iter_mut() {
+            *score = score.exp();
+        }
         let moved: f64 = scores.iter().sum();
-        scores.iter_mut().for_each(|score| *score *= sum / moved);
+        for score in scores.iter_mut() {
+            *score *= sum / moved;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::judgment::{Image, Judge, Rules};
 const MODES: [Mode; 5] = [Mode::Exact, Mode::Rounded, Mode::Jittered, Mode::Label, Mode::Decoy];
 
 fn disguise(mode: Mode) -> Disguise {
-    Disguise::new(mode, Key([7; 32]), SPREAD)
+    Disguise::new(mode, Key::from_secret(&[7; 32]), SPREAD)
 }
 
 /// A picture of 32 x 32 that no other seed gives, with `changed` added to one pixel.
@@ -112,7 +112,7 @@ fn rounded_scores_are_hundredths() {
 
 #[test]
 fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
-    let decoy = Decoy::new(Key([7; 32]));
+    let decoy = Decoy::new(Key::from_secret(&[7; 32]));
     let heights = |seed, changed| decoy.heights("p", 400, &likeness(seed, changed));
     let deviation =
         |values: &[f64]| (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt();
@@ -125,7 +125,7 @@ fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
         (apart(&here, &heights(1, 120)), apart(&here, &heights(1, 30)), apart(&here, &heights(2, 0)));
     assert!(nearer < near && near < 0.6 && nearer > 0.0, "{nearer} {near}");
     assert!(far > 1.0, "{far}");
-    let another_key = Decoy::new(Key([8; 32])).heights("p", 400, &likeness(1, 0));
+    let another_key = Decoy::new(Key::from_secret(&[8; 32])).heights("p", 400, &likeness(1, 0));
     assert!(apart(&here, &another_key) > 1.0);
 }
 
@@ -133,7 +133,7 @@ fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
 fn what_is_no_number_is_left_alone() {
     for mode in MODES {
         let scores = written(mode, &[0.5, f64::NAN, 0.5], &likeness(1, 0));
-        assert!(scores[0] == 0.5 && scores[1].is_nan());
+        assert!((scores[0] - 0.5).abs() < 1e-12 && scores[1].is_nan());
         assert!(written(mode, &[], &likeness(1, 0)).is_empty());
     }
 }

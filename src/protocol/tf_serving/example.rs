@@ -13,6 +13,7 @@ use super::{model_key, version_asked, version_told};
 use crate::judgment::Image;
 use crate::protocol::answer::AnswerError;
 use crate::protocol::query::{How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
+use crate::protocol::scores::Rewrite;
 use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Reading, Unreadable};
 use crate::protocol::tensorflow::serving::{
@@ -434,6 +435,12 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
         // Where encoding gives other bytes than the server's, both paths are encoded by us.
         let ours = (encoded != reply).then(|| encoded.into());
         Ok(Told { version: version_told(parsed.model_spec()), typed: None, rows: kept, reply: Ok(ours) })
+    }
+
+    fn rewritten(&self, answer: Bytes, by: Rewrite<'_>) -> Result<Bytes, AnswerError> {
+        let mut row: R = results::decode(answer)?;
+        row.rewrite(by);
+        Ok(row.encode_to_vec().into())
     }
 
     fn assemble(&self, answers: Vec<Bytes>, _: Option<bool>) -> Result<Bytes, AnswerError> {

@@ -6,10 +6,11 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::tensor::{Extent, MOST_FILLED, Tensor};
-use super::{model_key, outputs, version_asked, version_told};
+use super::{model_key, outputs, scores, version_asked, version_told};
 use crate::judgment::Image;
 use crate::protocol::answer::AnswerError;
 use crate::protocol::query::{How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
+use crate::protocol::scores::Rewrite;
 use crate::protocol::signature::{Signature, TensorSpec};
 use crate::protocol::tensor::{self, Datatype, Reading, Unreadable};
 use crate::protocol::tensorflow::serving::PredictRequest;
@@ -391,6 +392,12 @@ impl Query for PredictQuery {
         // Where encoding gives other bytes than the server's, both paths are encoded by us.
         let reply = cut.map(|cut| (cut != reply).then(|| cut.into()));
         Ok(Told { version, typed: None, rows: kept, reply })
+    }
+
+    fn rewritten(&self, answer: Bytes, by: Rewrite<'_>) -> Result<Bytes, AnswerError> {
+        let mut row = outputs::decode(answer)?;
+        scores::of_predict(&mut row, by);
+        Ok(row.encode_to_vec().into())
     }
 
     fn assemble(&self, answers: Vec<Bytes>, _: Option<bool>) -> Result<Bytes, AnswerError> {

@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::scores;
 use crate::protocol::answer::AnswerError;
+use crate::protocol::scores::Rewrite;
 use crate::protocol::tensorflow::serving::{
     ClassificationResponse, ClassificationResult, InferenceResult, ModelSpec, MultiInferenceResponse,
     RegressionResponse, RegressionResult, inference_result,
@@ -24,6 +26,9 @@ pub(super) trait Reply: Message + Default {
 
     /// The results of `next`, the reply to the rows that follow, behind those of this one.
     fn extend(&mut self, next: Self) -> Result<(), AnswerError>;
+
+    /// Rewrites the scores of its results.
+    fn rewrite(&mut self, by: Rewrite<'_>);
 }
 
 /// Decodes a reply.
@@ -62,6 +67,10 @@ impl Reply for ClassificationResponse {
         results.classifications.extend(next.result.unwrap_or_default().classifications);
         Ok(())
     }
+
+    fn rewrite(&mut self, by: Rewrite<'_>) {
+        scores::of_classes(self.result.get_or_insert_default(), by);
+    }
 }
 
 impl Reply for RegressionResponse {
@@ -84,6 +93,10 @@ impl Reply for RegressionResponse {
         let results = self.result.get_or_insert_default();
         results.regressions.extend(next.result.unwrap_or_default().regressions);
         Ok(())
+    }
+
+    fn rewrite(&mut self, by: Rewrite<'_>) {
+        scores::of_values(self.result.get_or_insert_default(), by);
     }
 }
 
@@ -132,6 +145,10 @@ impl Reply for MultiInferenceResponse {
             }
         }
         Ok(())
+    }
+
+    fn rewrite(&mut self, by: Rewrite<'_>) {
+        scores::of_tasks(self, by);
     }
 }
 
