@@ -286,6 +286,7 @@ fn of_call(method: &'static str, code: &'static str) -> [KeyValue; 3] {
 mod tests {
     use super::*;
     use crate::judgment::Reason;
+    use opentelemetry_sdk::metrics::data::ScopeMetrics;
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     fn row(ruling: &'static str, reason: &'static str) -> Row {
@@ -354,6 +355,38 @@ mod tests {
             assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
         }
         assert!(!page.contains("target_info") && !page.contains("otel_"), "{page}");
+    }
+
+    #[test]
+    fn the_guide_names_every_metric_as_it_is_pushed_and_as_the_page_has_it() {
+        let guide = include_str!("../../telemetry/README.md");
+        let metrics = Metrics::new();
+        metrics.watch(|| Some(Stock { evictions: vec![("session_idle", 1)], ..Stock::default() }));
+        metrics.judged(&"clf".into(), &Row { suspect: true, ..row("forward", "new") });
+        metrics.spent(Stage::Total, Duration::ZERO);
+        metrics.held(Duration::ZERO, Some(Duration::ZERO), true);
+        metrics.served("a/B", "OK", Duration::ZERO);
+        metrics.asked("a/B", "OK", Duration::ZERO);
+        metrics.bypassed("text");
+        metrics.rejected("malformed");
+        let page = metrics.prometheus();
+        let pushed = metrics.to_push();
+        let mut told = 0;
+        for metric in pushed.scope_metrics().flat_map(ScopeMetrics::metrics) {
+            let start = format!("| `{}` | `", metric.name());
+            let line = guide.lines().find(|line| line.starts_with(&start));
+            let cells: Vec<&str> = line.expect(metric.name()).split('|').map(str::trim).collect();
+            assert!(
+                page.contains(&format!("# TYPE {} ", cells[2].trim_matches('`'))),
+                "{} on the page",
+                cells[2]
+            );
+            assert_eq!(cells[3].trim_matches('`'), metric.unit(), "{}", metric.name());
+            told += 1;
+        }
+        let shown = page.lines().filter(|line| line.starts_with("# TYPE ")).count();
+        let rows = guide.lines().filter(|line| line.starts_with("| `r") && line.contains("` | `r")).count();
+        assert_eq!((told, rows), (shown, shown));
     }
 
     #[test]
