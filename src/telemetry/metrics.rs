@@ -18,7 +18,7 @@ use super::instruments::Instruments;
 use super::reading::Readings;
 use super::stock::{Shelf, Source, Stock};
 use super::totals::Totals;
-use super::trace::SCHEMA;
+use super::trace::{SCHEMA, is_server_error};
 
 /// Models that have series of their own; further ones are counted together as `_OTHER`.
 pub const MOST_MODELS: usize = 128;
@@ -212,12 +212,16 @@ impl Metrics {
 
     /// Takes note of a call that ended towards its caller. `method` and `code` are of closed lists.
     pub fn served(&self, method: &'static str, code: &'static str, time: Duration) {
-        self.counts.server.record(time.as_secs_f64(), &of_call(method, code));
+        let attributes = of_call(method, code);
+        let told = if is_server_error(code) { &attributes[..] } else { &attributes[1..] };
+        self.counts.server.record(time.as_secs_f64(), told);
     }
 
     /// Takes note of a call to the model server.
     pub fn asked(&self, method: &'static str, code: &'static str, time: Duration) {
-        self.counts.client.record(time.as_secs_f64(), &of_call(method, code));
+        let attributes = of_call(method, code);
+        let told = if code == "OK" { &attributes[1..] } else { &attributes[..] };
+        self.counts.client.record(time.as_secs_f64(), told);
     }
 
     /// Counts rows sent to the model.
@@ -273,9 +277,10 @@ impl Metrics {
     }
 }
 
-/// The attributes that the conventions give a call.
-fn of_call(method: &'static str, code: &'static str) -> [KeyValue; 3] {
+/// The attributes that the conventions give a call; the first of them only where it failed.
+fn of_call(method: &'static str, code: &'static str) -> [KeyValue; 4] {
     [
+        KeyValue::new("error.type", code),
         KeyValue::new("rpc.method", method),
         KeyValue::new("rpc.status_code", code),
         KeyValue::new("rpc.system.name", "grpc"),
@@ -344,11 +349,15 @@ mod tests {
     fn the_page_has_our_names_and_labels_and_nothing_of_the_library() {
         let metrics = Metrics::new();
         metrics.served("a/B", "OK", Duration::from_millis(1));
+        metrics.served("a/B", "NOT_FOUND", Duration::from_millis(1));
+        metrics.asked("a/B", "NOT_FOUND", Duration::from_millis(1));
         metrics.watch(|| Some(Stock::default()));
         let page = metrics.prometheus();
         for line in [
             "# TYPE rpc_server_call_duration_seconds histogram",
             "rpc_server_call_duration_seconds_count{rpc_method=\"a/B\",rpc_status_code=\"OK\",rpc_system_name=\"grpc\"} 1",
+            "rpc_server_call_duration_seconds_count{rpc_method=\"a/B\",rpc_status_code=\"NOT_FOUND\",rpc_system_name=\"grpc\"} 1",
+            "rpc_client_call_duration_seconds_count{error_type=\"NOT_FOUND\",rpc_method=\"a/B\",rpc_status_code=\"NOT_FOUND\",rpc_system_name=\"grpc\"} 1",
             "# TYPE refrain_store_usage_bytes gauge",
             "refrain_telemetry_dropped_total{signal=\"metrics\"} 0",
         ] {
@@ -374,8 +383,9 @@ mod tests {
         let mut told = 0;
         for metric in pushed.scope_metrics().flat_map(ScopeMetrics::metrics) {
             let start = format!("| `{}` | `", metric.name());
-            let line = guide.lines().find(|line| line.starts_with(&start));
-            let cells: Vec<&str> = line.expect(metric.name()).split('|').map(str::trim).collect();
+            let line = guide.lines().find(|line| line.starts_with(&start)).unwrap_or_default();
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 7, "{} in the guide", metric.name());
             assert!(
                 page.contains(&format!("# TYPE {} ", cells[2].trim_matches('`'))),
                 "{} on the page",
