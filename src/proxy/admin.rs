@@ -4,7 +4,7 @@
 //! ```text
 //! GET  /livez      200 while the process answers
 //! GET  /readyz     200, or 503 with a line for each reason
-//! GET  /metrics    Prometheus' text format, or OpenMetrics where that is asked for
+//! GET  /metrics    Prometheus' text format (0.0.4), whatever is asked for
 //! GET  /config     loopback only: what was set, secrets left out
 //! GET  /sessions   loopback only: digests, counts and ages
 //! PUT  /log        loopback only: what is logged from now on, as --log takes it
@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -48,7 +48,6 @@ const SHOWN: usize = 1000;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers until it is dropped. While calls in flight end it still answers, and says that it is not ready.
 pub(super) async fn serve(
@@ -122,7 +121,7 @@ async fn answer(
     match path.as_str() {
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" => readiness(predictor, draining),
-        "/metrics" => metrics(&request, predictor),
+        "/metrics" => page(StatusCode::OK, CLASSIC, predictor.telemetry.metrics.prometheus()),
         "/config" => {
             let written = predictor.live.load().config.written.redacted();
             page(StatusCode::OK, "application/toml", written)
@@ -167,22 +166,10 @@ fn readiness(predictor: &Predictor<Embedded>, draining: bool) -> Response<Full<B
     text(status, said)
 }
 
-fn metrics(request: &Request<Incoming>, predictor: &Predictor<Embedded>) -> Response<Full<Bytes>> {
-    let accepts = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
-    };
-    let stock = stock(predictor);
-    let metrics = &predictor.telemetry.metrics;
-    if request.headers().get_all(ACCEPT).iter().any(accepts) {
-        page(StatusCode::OK, OPEN_METRICS, metrics.open_metrics(stock))
-    } else {
-        page(StatusCode::OK, CLASSIC, metrics.prometheus(stock))
-    }
-}
-
 /// What is held at the moment.
 pub(super) fn stock(predictor: &Predictor<Embedded>) -> Stock {
     let stats = predictor.store.stats();
+    let gaps = predictor.times.gaps.distances().into_iter();
     Stock {
         sessions: (stats.sessions, stats.established, stats.suspected),
         entries: (stats.anchors, stats.ghosts),
@@ -190,6 +177,7 @@ pub(super) fn stock(predictor: &Predictor<Embedded>) -> Stock {
         evictions: stats.departures.by_reason().to_vec(),
         oversized: stats.oversized_answers,
         upstream_ready: predictor.upstream.ready.load(Ordering::Relaxed),
+        gaps: gaps.map(|gap| (predictor.telemetry.metrics.model(&gap.model), gap.distance)).collect(),
     }
 }
 

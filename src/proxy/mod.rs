@@ -65,7 +65,7 @@ pub use tls::TlsError;
 
 use crate::config::Config;
 use crate::session::{Embedded, Stats, Store};
-use crate::telemetry::{Stock, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::timing::Pacer;
 use connection::Connection;
 use live::{Keys, Live};
@@ -148,6 +148,12 @@ impl Sidecar {
             key: secret()?,
             telemetry,
         });
+        // Not by the sidecar itself: what it tells must not keep it.
+        let watched = Arc::downgrade(&predictor);
+        predictor
+            .telemetry
+            .metrics
+            .watch(move || watched.upgrade().map(|predictor| admin::stock(&predictor)));
         Ok(Self { predictor, listener, admin, tls })
     }
 
@@ -173,12 +179,6 @@ impl Sidecar {
     /// What it counts and tells; readable while it serves.
     pub fn telemetry(&self) -> Arc<Telemetry> {
         Arc::clone(&self.predictor.telemetry)
-    }
-
-    /// What a page of metrics shows of its store and its model server.
-    pub fn stock(&self) -> impl Fn() -> Stock + Send + Sync + 'static {
-        let predictor = Arc::clone(&self.predictor);
-        move || admin::stock(&predictor)
     }
 
     /// What its store holds at the moment.
