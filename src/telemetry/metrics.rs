@@ -370,7 +370,10 @@ mod tests {
     fn the_guide_names_every_metric_as_it_is_pushed_and_as_the_page_has_it() {
         let guide = include_str!("../../telemetry/README.md");
         let metrics = Metrics::new();
-        metrics.watch(|| Some(Stock { evictions: vec![("session_idle", 1)], ..Stock::default() }));
+        metrics.watch(|| {
+            let (evictions, gaps) = (vec![("session_idle", 1)], vec![("clf".into(), 0.5)]);
+            Some(Stock { evictions, gaps, ..Stock::default() })
+        });
         metrics.judged(&"clf".into(), &Row { suspect: true, ..row("forward", "new") });
         metrics.spent(Stage::Total, Duration::ZERO);
         metrics.held(Duration::ZERO, Some(Duration::ZERO), true);
