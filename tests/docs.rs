@@ -79,11 +79,13 @@ fn every_setting_told_is_known_and_has_the_default_that_is_told() {
 
 #[test]
 fn every_setting_named_in_passing_is_known() {
-    const SECTIONS: [&str; 10] = [
+    const SECTIONS: [&str; 12] = [
         "admin",
+        "bypass",
         "caller",
         "judgment",
         "limits",
+        "probes",
         "rpc",
         "store",
         "telemetry",
@@ -141,6 +143,22 @@ fn a_wrong_command_line_is_refused_like_a_wrong_setting() {
         assert_eq!(refrain(arguments).status.code(), Some(64), "{arguments:?}");
     }
     assert_eq!(refrain(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn the_environment_may_name_the_file_and_above_it_stands_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wrong, right) = (folder.path().join("wrong.toml"), folder.path().join("right.toml"));
+    std::fs::write(&wrong, "mode = 'perhaps'").unwrap();
+    std::fs::write(&right, "mode = 'observe'").unwrap();
+    let check = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
+        let command =
+            command.arg("check").args(flags).env("REFRAIN_CONFIG", &wrong).env("REFRAIN_DRAIN_SECONDS", "3");
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(check(&[]), Some(64));
+    assert_eq!(check(&["--config", right.to_str().unwrap()]), Some(0));
 }
 
 /// The fenced blocks of these languages, with the document that each stands in.

@@ -25,6 +25,7 @@ use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
 use super::read::{Arrival, Asked, Opened};
+use super::readiness::Readiness;
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
 use super::verdict::{counted, verdict};
@@ -48,6 +49,8 @@ pub(super) struct Predictor<S> {
     pub(super) live: ArcSwap<Live>,
     /// The model server.
     pub(super) upstream: Arc<Upstream>,
+    /// Whether calls should be sent here.
+    pub(super) readiness: Arc<Readiness>,
     /// What callers asked before.
     pub(super) store: Arc<S>,
     /// How long forwarded calls took.

@@ -103,8 +103,6 @@ pub(super) struct Upstream {
     next: AtomicUsize,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
-    /// It says that it is ready; kept by `health.rs`.
-    pub(super) ready: AtomicBool,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
 }
@@ -406,7 +404,6 @@ impl Upstream {
             lanes,
             next: AtomicUsize::new(0),
             template: Template::default(),
-            ready: AtomicBool::new(false),
             streams: AtomicBool::new(false),
         }
     }

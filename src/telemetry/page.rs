@@ -25,6 +25,8 @@ pub struct Stock {
     pub oversized: u64,
     /// Whether the model server says that it is ready.
     pub upstream_ready: bool,
+    /// Whether the model server was reached past us.
+    pub upstream_exposed: bool,
 }
 
 /// OpenMetrics into the older format: there a counter's family bears its `_total`, and units and the end go without saying.
@@ -88,6 +90,8 @@ impl Collector for Shelf {
         gauge("store_bytes", "Bytes of all that is remembered", stock.bytes.0)?;
         gauge("store_limit_bytes", "The most that may be remembered", stock.bytes.1)?;
         gauge("upstream_ready", "Whether the model server is ready", usize::from(stock.upstream_ready))?;
+        let help = "Whether the model server answers past us, on the pod's own address";
+        gauge("upstream_exposed", help, usize::from(stock.upstream_exposed))?;
 
         let help = "Sessions and anchors that left the store";
         let mut family = encoder.encode_descriptor("store_evictions", help, None, MetricType::Counter)?;

@@ -75,6 +75,8 @@ pub(crate) struct Running {
     stock: Box<dyn Fn() -> Stock + Send + Sync>,
     /// Where the operator's port is, where there is one.
     pub(crate) admin: Option<String>,
+    /// Where the pod's probes are answered, where they are.
+    pub(crate) probes: Option<String>,
     stats: Box<dyn Fn() -> Stats + Send + Sync>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<bool>,
@@ -123,6 +125,7 @@ impl World {
             telemetry: sidecar.telemetry(),
             stock: Box::new(sidecar.stock()),
             admin: sidecar.admin_address(),
+            probes: sidecar.probes_address(),
             stats: Box::new(sidecar.store()),
             upstream,
             stop,
