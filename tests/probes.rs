@@ -143,7 +143,7 @@ async fn a_probe_that_fails_says_why() {
 }
 
 #[tokio::test]
-async fn a_grpc_probe_is_asked_on_a_port_and_on_a_socket() {
+async fn a_probe_is_asked_on_a_port_and_on_a_socket() {
     let folder = tempfile::tempdir().unwrap();
     let (on_port, on_socket) = (Fake::start().await, Fake::start_unix(&folder.path().join("s")));
     let port = on_port.address().rsplit(':').next().unwrap().to_owned();
@@ -155,10 +155,11 @@ async fn a_grpc_probe_is_asked_on_a_port_and_on_a_socket() {
             exchange.answer_with(reply, http::HeaderMap::new(), support::upstream::ok_trailers());
         });
     }
+    let socket = folder.path().join("s").display().to_string();
     let world = started(&format!(
         "{{ 'a/livez' = {{ grpc = {{ port = {port}, service = 'mine' }}, timeout_seconds = 30 }}, \
-         'b/livez' = {{ grpc = {{ socket = '{}', service = 'mine' }}, timeout_seconds = 30 }} }}",
-        folder.path().join("s").display()
+         'b/livez' = {{ grpc = {{ socket = '{socket}', service = 'mine' }}, timeout_seconds = 30 }}, \
+         'c/livez' = {{ tcp = {{ socket = '{socket}' }} }}, 'd/livez' = {{ tcp = {{ socket = '{socket}.not' }} }} }}",
     ))
     .await;
     let probes = world.probes.clone().unwrap();
@@ -166,6 +167,9 @@ async fn a_grpc_probe_is_asked_on_a_port_and_on_a_socket() {
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
     let said = get(&probes, "/probe/b/livez").await;
     assert!(said.starts_with("HTTP/1.1 503") && said.contains("NOT_SERVING"), "{said}");
+    assert!(get(&probes, "/probe/c/livez").await.starts_with("HTTP/1.1 200"));
+    let said = get(&probes, "/probe/d/livez").await;
+    assert!(said.starts_with("HTTP/1.1 503") && said.contains("No such file"), "{said}");
 }
 
 #[tokio::test]

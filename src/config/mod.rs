@@ -24,7 +24,7 @@ mod read;
 mod section;
 mod written;
 
-pub use pod::{Bypass, BypassCheck, GrpcAt, Probe, Probes, Target};
+pub use pod::{Bypass, BypassCheck, Place, Probe, Probes, Target};
 pub use section::Mistakes;
 pub use written::Written;
 

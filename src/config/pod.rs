@@ -49,23 +49,23 @@ pub enum Target {
         /// Headers of the probe.
         headers: HeaderMap,
     },
-    /// The port accepts a connection.
+    /// It accepts a connection.
     Tcp {
-        /// The port on loopback.
-        port: u16,
+        /// Where.
+        at: Place,
     },
     /// `grpc.health.v1` says SERVING.
     Grpc {
         /// Where it is asked.
-        at: GrpcAt,
+        at: Place,
         /// The service that is asked about.
         service: String,
     },
 }
 
-/// Where a gRPC probe is asked.
+/// A place on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GrpcAt {
+pub enum Place {
     /// A port on loopback.
     Port(u16),
     /// A UNIX socket.
@@ -128,7 +128,8 @@ struct WrittenHttp {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenTcp {
-    port: u16,
+    port: Option<u16>,
+    socket: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -193,8 +194,10 @@ impl WrittenProbe {
     fn checked(self) -> Result<Probe, String> {
         let target = match (self.http, self.tcp, self.grpc) {
             (Some(http), None, None) => http.checked()?,
-            (None, Some(tcp), None) => Target::Tcp { port: tcp.port },
-            (None, None, Some(grpc)) => grpc.checked()?,
+            (None, Some(tcp), None) => Target::Tcp { at: place(tcp.port, tcp.socket)? },
+            (None, None, Some(grpc)) => {
+                Target::Grpc { at: place(grpc.port, grpc.socket)?, service: grpc.service }
+            }
             _ => return Err("expected exactly one of http, tcp and grpc".to_owned()),
         };
         let seconds = self.timeout_seconds.unwrap_or(1);
@@ -227,14 +230,11 @@ impl WrittenHttp {
     }
 }
 
-impl WrittenGrpc {
-    fn checked(self) -> Result<Target, String> {
-        let at = match (self.port, self.socket) {
-            (Some(port), None) => GrpcAt::Port(port),
-            (None, Some(path)) => GrpcAt::Socket(path),
-            _ => return Err("grpc: expected either a port or a socket".to_owned()),
-        };
-        Ok(Target::Grpc { at, service: self.service })
+fn place(port: Option<u16>, socket: Option<PathBuf>) -> Result<Place, String> {
+    match (port, socket) {
+        (Some(port), None) => Ok(Place::Port(port)),
+        (None, Some(path)) => Ok(Place::Socket(path)),
+        _ => Err("expected either a port or a socket".to_owned()),
     }
 }
 
@@ -308,9 +308,10 @@ mod tests {
         assert_eq!(live.timeout, Duration::from_secs(5));
         let Target::Http { port, path, headers } = &live.target else { panic!("{live:?}") };
         assert_eq!((*port, path.as_str(), headers["x-a"].to_str().unwrap()), (9002, "/v2/health/live", "b"));
-        let ready = Probe { target: Target::Tcp { port: 9001 }, timeout: Duration::from_secs(1) };
+        let at = Place::Port(9001);
+        let ready = Probe { target: Target::Tcp { at }, timeout: Duration::from_secs(1) };
         assert_eq!(config.probes.replay["triton/readyz"], ready);
-        let at = GrpcAt::Socket("/run/s".into());
+        let at = Place::Socket("/run/s".into());
         assert_eq!(config.probes.replay["tfs/startupz"].target, Target::Grpc { at, service: "x".into() });
         let targets: Vec<String> = config.bypass.targets().iter().map(ToString::to_string).collect();
         assert_eq!(targets, ["10.1.2.3:9001", "10.1.2.3:9002", "[fd00::3]:9001", "[fd00::3]:9002"]);

@@ -10,12 +10,12 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::super::upstream::{Connector, Upstream};
-use crate::config::{GrpcAt, Probe, Target, UpstreamAddress, UpstreamTls};
+use crate::config::{Place, Probe, Target, UpstreamAddress, UpstreamTls};
 
 /// What is asked, and for how long an answer is waited for.
 pub(super) struct Replay {
@@ -45,7 +45,7 @@ impl Replay {
     pub(super) fn new(probe: Probe) -> Self {
         let question = match probe.target {
             Target::Http { port, path, headers } => Question::Http { port, path, headers },
-            Target::Tcp { port } => Question::Tcp { port },
+            Target::Tcp { at } => Question::Tcp { at },
             Target::Grpc { at, service } => match connector(at) {
                 Ok(connector) => Question::Grpc { service, server: Box::new(Upstream::open(connector)) },
                 Err(why) => Question::Nowhere(why),
@@ -63,20 +63,24 @@ impl Replay {
     async fn outcome(&self) -> Result<(), String> {
         match &self.question {
             Question::Http { port, path, headers } => http(*port, path, headers).await,
-            Question::Tcp { port } => dial(*port).await.map(drop),
+            Question::Tcp { at: Place::Port(port) } => dial(*port).await.map(drop),
+            Question::Tcp { at: Place::Socket(path) } => {
+                let stream = UnixStream::connect(path).await;
+                stream.map(drop).map_err(|error| format!("{}: {error}", path.display()))
+            }
             Question::Grpc { service, server } => grpc(server, service, self.within).await,
             Question::Nowhere(why) => Err(why.clone()),
         }
     }
 }
 
-fn connector(at: GrpcAt) -> Result<Connector, String> {
+fn connector(at: Place) -> Result<Connector, String> {
     let address = match at {
-        GrpcAt::Port(port) => {
+        Place::Port(port) => {
             let authority = format!("{}:{port}", Ipv4Addr::LOCALHOST).parse::<Authority>();
             UpstreamAddress::Http(authority.map_err(|error| error.to_string())?)
         }
-        GrpcAt::Socket(path) => UpstreamAddress::Unix(path),
+        Place::Socket(path) => UpstreamAddress::Unix(path),
     };
     Connector::new(&address, &UpstreamTls::default()).map_err(|error| error.to_string())
 }
