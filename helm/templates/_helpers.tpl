@@ -72,7 +72,7 @@ capabilities:
 
 {{/* A size such as 64MiB, 512Mi, 10kB or 1048576 in bytes. */}}
 {{- define "refrain.bytes" -}}
-{{- $written := toString . | replace " " "" -}}
+{{- $written := ternary (toString (int64 .)) (toString .) (kindIs "float64" .) | replace " " "" -}}
 {{- $number := regexFind "^[0-9]+(\\.[0-9]+)?" $written -}}
 {{- $unit := lower (trimPrefix $number $written) | trimSuffix "b" -}}
 {{- $units := dict "" 1 "k" 1000 "m" 1000000 "g" 1000000000 "ki" 1024 "mi" 1048576 "gi" 1073741824 -}}
@@ -170,7 +170,7 @@ capabilities:
 {{- $settings := dict
   "listen" "0.0.0.0:8443"
   "admin" "0.0.0.0:15990"
-  "kubernetes" .Capabilities.KubeVersion.Version
+  "kubernetes" (printf "%s.%s" .Capabilities.KubeVersion.Major .Capabilities.KubeVersion.Minor)
   "certificates" $certificates
   "sidecar" $sidecar
   "metrics" (dict "exposed" .Values.sidecar.exposeModelMetrics)

@@ -30,7 +30,7 @@ enum Question {
         headers: HeaderMap,
     },
     Tcp {
-        port: u16,
+        at: Place,
     },
     Grpc {
         service: String,
