@@ -108,15 +108,19 @@ def helm(request, tmp_path):
 
 
 @pytest.fixture
-def refrain_check(tmp_path):
+def refrain_binary():
+    return pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target" / "release" / "refrain")).resolve()
+
+
+@pytest.fixture
+def refrain_check(tmp_path, refrain_binary):
     """`refrain check` of a text: None where it is accepted, else what it says."""
-    binary = pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target" / "release" / "refrain"))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("REFRAIN_")}
 
     def check(text):
         file = tmp_path / "config.toml"
         file.write_text(text)
-        done = subprocess.run([binary, "check", "--config", file], env=clean, capture_output=True, text=True)
+        done = subprocess.run([refrain_binary, "check", "--config", file], env=clean, capture_output=True, text=True)
         return None if done.returncode == 0 else done.stderr
 
     return check

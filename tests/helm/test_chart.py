@@ -9,7 +9,7 @@ import sys
 import kubernetes_validate
 import pytest
 import yaml
-from conftest import CHART, HELMS, LEVEL, LEVELS, ROOT, Helm
+from conftest import CHART, HELMS, LEVEL, LEVELS, ROOT, Helm, Rendered
 
 SNAPSHOT = pathlib.Path(__file__).parent / "default.yaml"
 # Kinds that are not Kubernetes' own.
@@ -193,6 +193,31 @@ FULL_CONFIG = {
 }
 
 
+def test_the_webhook_accepts_its_settings(helm, refrain_binary, tmp_path):
+    if "\n  webhook " not in subprocess.run([refrain_binary, "--help"], capture_output=True, text=True).stdout:
+        pytest.skip("this refrain has no webhook yet")
+    for values in ({}, EVERYTHING, {"sidecar": {"cpuLimit": "1", "env": {"OTEL_A": "b"}}}, {"sidecar": {"digestKeySecret": "keys"}}):
+        # Files, so that it gets as far as their absence without asking a cluster.
+        rendered = helm.render({**values, "certificates": {"mode": "certManager"}})
+        file = tmp_path / "webhook.toml"
+        file.write_text(rendered.one("ConfigMap", "refrain-webhook")["data"]["webhook.toml"])
+        done = subprocess.run([refrain_binary, "webhook", "--settings", file], capture_output=True, text=True, timeout=20)
+        assert "mistake" not in done.stderr and "/tls/tls.crt" in done.stderr, done.stderr
+
+
+def test_promtool_accepts_the_rules(helm, tmp_path):
+    rules = helm.render({"monitoring": {"prometheusRule": True}}).one("PrometheusRule")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
+    promtool = ROOT / "target/test-prometheus/usr/bin/promtool"
+    done = subprocess.run([promtool, "check", "rules", tmp_path / "rules.yaml"], capture_output=True, text=True)
+    assert done.returncode == 0 and "8 rules found" in done.stdout, done.stdout + done.stderr
+    guide = (CHART / "README.md").read_text()
+    for rule in rules["groups"][1]["rules"]:
+        title = rule["annotations"]["runbook"].removeprefix("helm/README.md#")
+        titles = [re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-") for line in guide.splitlines() if line.startswith("## ")]
+        assert title in titles, title
+
+
 def test_numbers_stay_what_they_are(helm):
     config = helm.render(FULL_CONFIG).config
     assert config["limits"]["held"] == 4096 and isinstance(config["limits"]["held"], int)
@@ -219,7 +244,9 @@ def test_other_settings_mean_other_webhook_pods_and_another_config_does_not(helm
     assert checksum({}) != checksum({"sidecar": {"drainSeconds": 11}})
 
 
-def test_the_notes_say_what_is_missing(helm):
+def test_the_notes_say_what_is_missing(tmp_path):
+    helm = Helm(HELMS["4"], tmp_path)  # Helm 3 renders them for a cluster alone
+
     def notes(*flags):
         done = helm.run("install", "refrain", str(CHART), "--namespace", "refrain", "--dry-run=client", *flags)
         assert done.returncode == 0, done.stderr
@@ -253,3 +280,26 @@ def test_the_readme_names_only_what_is_there():
     }
     for name in set(re.findall(r"refrain\.dev/[a-z-]+", text)):
         assert name in known, name
+
+
+def test_an_upgrade_changes_nothing_that_cannot_change(helm, tmp_path):
+    """Selectors, names and role references are fixed for good: an upgrade that changes one fails, and so does the way back."""
+    packed = helm.run("package", str(CHART), "--version", "9.9.9", "--app-version", "9.9.9", "--destination", str(tmp_path))
+    assert packed.returncode == 0, packed.stderr
+    done = helm.run("template", "refrain", str(tmp_path / "refrain-9.9.9.tgz"), "--namespace", "refrain", "--kube-version", LEVEL)
+    assert done.returncode == 0, done.stderr
+
+    def fixed(rendered):
+        of = lambda document: (document["apiVersion"], document["kind"], document["metadata"]["name"])
+        return sorted(map(of, rendered.documents)), [
+            rendered.deployment["spec"]["selector"],
+            rendered.one("RoleBinding")["roleRef"],
+            rendered.one("ClusterRoleBinding")["roleRef"],
+            [webhook["name"] for webhook in rendered.webhooks],
+            rendered.settings["certificates"],
+            rendered.settings["sidecar"]["config_map"],
+        ]
+
+    newer = Rendered(done.stdout)
+    assert fixed(newer) == fixed(helm.render())
+    assert newer.container["image"] == "refrain:9.9.9" and newer.settings["sidecar"]["image"] == "refrain:9.9.9"

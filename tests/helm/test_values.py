@@ -99,7 +99,7 @@ CASES = {
     "monitoring.prometheusRule": (
         {"monitoring": {"prometheusRule": True}},
         lambda r: bool(r.all("PrometheusRule"))
-        and [group["name"] for group in r.one("PrometheusRule")["spec"]["groups"]] == ["refrain", "refrain-webhook"]
+        and [group["name"] for group in r.one("PrometheusRule")["spec"]["groups"]] == ["refrain", "refrain-cluster"]
         and r.one("PrometheusRule")["spec"]["groups"][0] == yaml.safe_load((CHART / "../telemetry/alerts.yaml").read_text())["groups"][0],
     ),
     "monitoring.dashboard": (
