@@ -104,20 +104,21 @@ capabilities:
 {{- end -}}
 {{- end -}}
 
-{{/* What a sidecar's memory is for, in bytes: config's own sizes where they are set, else shares of the limit. As JSON. */}}
+{{/* What a sidecar's memory is for, in bytes: config's own sizes where they are set, else shares of the limit. As JSON.
+A byte of a request in flight takes up to three (measured: buffers of its connection, and copies while it is read). */}}
 {{- define "refrain.memory" -}}
 {{- $limit := int64 (include "refrain.bytes" .Values.sidecar.memoryLimit) -}}
 {{- $limits := .Values.config.limits | default dict -}}
 {{- $store := .Values.config.store | default dict -}}
-{{- $inFlight := div (mul $limit 3) 8 -}}
+{{- $inFlight := div (mul $limit 3) 16 -}}
 {{- with $limits.bytes_in_flight }}{{ $inFlight = int64 (include "refrain.bytes" .) }}{{ end -}}
-{{- $perCaller := div $inFlight 2 -}}
+{{- $perCaller := div (mul $inFlight 2) 3 -}}
 {{- with $limits.bytes_in_flight_per_caller }}{{ $perCaller = int64 (include "refrain.bytes" .) }}{{ end -}}
-{{- $message := min 67108864 (div (mul $perCaller 2) 3) -}}
+{{- $message := min 67108864 $perCaller -}}
 {{- with $limits.message_bytes }}{{ $message = int64 (include "refrain.bytes" .) }}{{ end -}}
 {{- $remembered := div $limit 4 -}}
 {{- with $store.bytes }}{{ $remembered = int64 (include "refrain.bytes" .) }}{{ end -}}
-{{- dict "limit" $limit "inFlight" $inFlight "perCaller" $perCaller "message" $message "store" $remembered "rest" 67108864 | toJson -}}
+{{- dict "limit" $limit "inFlight" $inFlight "perCaller" $perCaller "message" $message "store" $remembered "flight" (mul $inFlight 3) "rest" 50331648 | toJson -}}
 {{- end -}}
 
 {{/* The proxy's config.toml. */}}

@@ -18,9 +18,9 @@
 {{- if gt $request (int64 $memory.limit) -}}
 {{- fail (printf "sidecar.memoryRequest (%s) is above sidecar.memoryLimit (%s)." $values.sidecar.memoryRequest $values.sidecar.memoryLimit) -}}
 {{- end -}}
-{{- $need := add (int64 $memory.inFlight) (int64 $memory.store) (int64 $memory.rest) -}}
+{{- $need := add (int64 $memory.flight) (int64 $memory.store) (int64 $memory.rest) -}}
 {{- if gt $need (int64 $memory.limit) -}}
-{{- fail (printf "sidecar.memoryLimit: %s is not enough for config.limits.bytes_in_flight (%d MiB), config.store.bytes (%d MiB) and %d MiB for all the rest: the sidecar would be killed under load. Raise it to %dMi or lower one of the two." $values.sidecar.memoryLimit (div (int64 $memory.inFlight) 1048576) (div (int64 $memory.store) 1048576) (div (int64 $memory.rest) 1048576) (div (add $need 1048575) 1048576)) -}}
+{{- fail (printf "sidecar.memoryLimit: %s is not enough for three times config.limits.bytes_in_flight (3 x %d MiB), config.store.bytes (%d MiB) and %d MiB for all the rest: the sidecar would be killed under load. Raise it to %dMi or lower one of the two." $values.sidecar.memoryLimit (div (int64 $memory.inFlight) 1048576) (div (int64 $memory.store) 1048576) (div (int64 $memory.rest) 1048576) (div (add $need 1048575) 1048576)) -}}
 {{- end -}}
 {{- if or (gt (int64 $memory.perCaller) (int64 $memory.inFlight)) (gt (int64 $memory.message) (int64 $memory.perCaller)) -}}
 {{- fail "config.limits: a message (message_bytes) must fit one caller's share (bytes_in_flight_per_caller), and that the whole (bytes_in_flight)." -}}

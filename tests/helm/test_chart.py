@@ -184,7 +184,7 @@ FULL_CONFIG = {
         "caller": {"metadata": "x-user", "trusted_peers": ["10.0.0.0/8"]},
         "judgment": {"reuse_bits": 8, "guard_share": 0.9, "cell_contrast": 1},
         "limits": {"held": 4096, "linger": "5s", "message_bytes": "32MiB"},
-        "store": {"bytes": "300MiB", "ttl": "2h"},
+        "store": {"bytes": "256MiB", "ttl": "2h"},
         "timing": {"mode": "sample"},
         "telemetry": {"sample": 0.01},
         "rpc": {"allow": ["inference.GRPCInferenceService/ModelStatistics"]},
@@ -231,7 +231,7 @@ def test_sizes_fit_the_memory(helm):
     for limit, whole in (("256Mi", 256), ("512Mi", 512), ("1Gi", 1024), ("4Gi", 4096)):
         config = helm.render({"sidecar": {"memoryLimit": limit}}).config
         limits, store = config["limits"], config["store"]
-        assert limits["bytes_in_flight"] + store["bytes"] + 64 * mib <= whole * mib
+        assert 3 * limits["bytes_in_flight"] + store["bytes"] + 48 * mib <= whole * mib
         assert limits["message_bytes"] <= limits["bytes_in_flight_per_caller"] < limits["bytes_in_flight"]
     assert helm.render().config["limits"]["message_bytes"] == 64 * mib, "the ordinary limit stays what it is elsewhere"
 
