@@ -131,6 +131,24 @@ class Container:
         return self.log.read_text(errors="replace")[-4000:]
 
 
+class ConfigMap:
+    """A mounted ConfigMap as the kubelet has it: a folder whose files lead through a link that is changed at once."""
+
+    def __init__(self, folder, text):
+        self.folder, self.version = folder, 0
+        folder.mkdir()
+        (folder / "config.toml").symlink_to("..data/config.toml")
+        self.becomes(text)
+
+    def becomes(self, text):
+        self.version += 1
+        data = self.folder / f"..{self.version}"
+        data.mkdir()
+        (data / "config.toml").write_text(text)
+        (self.folder / "..data_tmp").symlink_to(data.name)
+        (self.folder / "..data_tmp").replace(self.folder / "..data")
+
+
 class Load:
     """Callers at addresses of their own, each asking one call after the other while the pod is among the endpoints."""
 
@@ -179,8 +197,8 @@ def rehearse(options):
             stack.callback(lambda each=container: each.process and each.process.poll() is None and each.process.kill())
 
         # The ConfigMap's folder; nothing else of the pod's volumes is needed.
-        config = folder / "config.toml"
-        config.write_text('mode = "enforce"\n[timing]\nmode = "off"\n')
+        config_map = ConfigMap(folder / "config", 'mode = "enforce"\n[timing]\nmode = "off"\n')
+        config = config_map.folder / "config.toml"
         for each in sidecar.spec["env"]:
             if each["name"] == "REFRAIN_CONFIG":
                 each["value"] = str(config)
@@ -235,6 +253,11 @@ def rehearse(options):
         load.in_service.set()
         until("the load runs", lambda: load.answers > 200 or load.failures)
         said["forwarded"] = counted(admin, "forwarded")
+        # Break glass: the ConfigMap changes under a pod that serves.
+        config_map.becomes('mode = "off"\n[timing]\nmode = "off"\n')
+        changed = time.monotonic()
+        until("calls pass unread", lambda: unread(admin) > 0, patience=30)
+        said["off_after"] = round(time.monotonic() - changed, 2)
         ends = end(pod, sidecar, model, load, clean, refrain, admin)
         load.over.set()
         for each in asking:
@@ -291,6 +314,12 @@ def counted(admin, ruling):
     page = get(admin, "/metrics")[1]
     lines = (line for line in page.splitlines() if line.startswith("refrain_decisions_total") and f'decision="{ruling}"' in line)
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def unread(admin):
+    page = get(admin, "/metrics")[1]
+    found = re.search(r'^refrain_\w+\{[^}]*reason="mode_off"[^}]*\} (\S+)', page, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def exposed(admin):

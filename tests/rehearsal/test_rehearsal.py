@@ -33,6 +33,8 @@ def test_a_patched_pod_serves_through_refrain_alone_and_ends_without_a_failed_ca
     assert said["operator_pages_from_outside"] == [403, 403]
     assert said["exposed"] == 0
 
+    assert said["off_after"] < 10, "a changed ConfigMap is taken up while calls go on"
+
     events = said["events"]
     assert said["failures"] == [] and said["answers"] > 200
     assert events["served_while_draining"] > 0, "calls are served between the order to leave and the end"
