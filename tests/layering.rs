@@ -79,12 +79,16 @@ const RULES: &[Rule] = &[
         outside: &[
             "bytesize",
             "globset",
+            "http::HeaderMap",
             "http::HeaderName",
+            "http::HeaderValue",
             "http::uri",
             "humantime_serde",
             "ipnet",
             "rustls::pki_types",
             "serde",
+            // The injector writes probes as JSON.
+            "serde_json",
             "thiserror",
             "toml",
         ],

@@ -1,6 +1,7 @@
 //! The commands and their flags. The help text is the reference.
 
 mod proxy;
+mod drain;
 mod check;
 mod compare;
 mod tune;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Stand in front of a model server.
     Proxy(Settings),
+    /// Tell the sidecar of this pod that it is about to end, and wait until callers have gone elsewhere.
+    Drain(drain::Drain),
     /// Validate a configuration and report every mistake in it.
     Check(Settings),
     /// Two image files: their fingerprints, their distances, and the ruling under each profile.
@@ -46,7 +49,7 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 struct Settings {
     /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "REFRAIN_CONFIG")]
     config: Option<PathBuf>,
     /// Where to listen: ip:port or unix:/path [default: 0.0.0.0:8001]
     #[arg(long, value_name = "ADDR")]
@@ -71,6 +74,9 @@ struct Settings {
     trusted_peer: Vec<String>,
 }
 
+/// Variables that stand for flags of commands, and so are no settings.
+const FLAGS: [&str; 3] = ["REFRAIN_LOG", "REFRAIN_CONFIG", "REFRAIN_DRAIN_SECONDS"];
+
 impl Settings {
     fn load(&self) -> Result<Config, Mistakes> {
         let file = match &self.config {
@@ -81,7 +87,7 @@ impl Settings {
                 config::from_text(&text)?
             }
         };
-        let environment = std::env::vars().filter(|(name, _)| name != "REFRAIN_LOG");
+        let environment = std::env::vars().filter(|(name, _)| !FLAGS.contains(&name.as_str()));
         Config::from_layers([file, config::from_environment(environment), self.flags()])
     }
 
@@ -137,6 +143,7 @@ pub fn main() -> ExitCode {
             Ok(config) => check::run(&config),
             Err(mistakes) => wrong(&mistakes),
         },
+        Command::Drain(drain) => drain.run(),
         Command::Compare(compare) => compare.run(),
         Command::Tune(tune) => tune.run(),
         Command::Demo(demo) => demo.run(),

@@ -46,6 +46,9 @@ async fn serve(settings: Settings, config: Config) -> ExitCode {
     if let Some(admin) = sidecar.admin_address() {
         tracing::info!("admin on {admin}");
     }
+    if let Some(probes) = sidecar.probes_address() {
+        tracing::info!("probes on {probes}");
+    }
     let telemetry = sidecar.telemetry();
     let drained = sidecar.serve(stopping).await;
     tracing::info!(totals = ?telemetry.metrics.totals(), drained, "stopped");

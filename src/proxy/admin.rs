@@ -8,13 +8,13 @@
 //! GET  /config     loopback only: what was set, secrets left out
 //! GET  /sessions   loopback only: digests, counts and ages
 //! PUT  /log        loopback only: what is logged from now on, as --log takes it
+//! PUT  /drain      loopback only: calls should go elsewhere from now on; those that come are served
 //! ```
 
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -101,15 +101,17 @@ async fn answer(
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
     let allowed = match path.as_str() {
-        "/log" => [Method::PUT, Method::POST],
+        "/log" | "/drain" => [Method::PUT, Method::POST],
         _ => [Method::GET, Method::HEAD],
     };
     // A page in a browser on this machine may reach the port under a name of its own: such a name is not ours.
     let here = local && request.headers().get(HOST).is_none_or(names_this_machine);
     match path.as_str() {
         "/livez" | "/readyz" | "/metrics" => {}
-        "/config" | "/sessions" | "/log" if here => {}
-        "/config" | "/sessions" | "/log" => return text(StatusCode::FORBIDDEN, "from this machine only\n"),
+        "/config" | "/sessions" | "/log" | "/drain" if here => {}
+        "/config" | "/sessions" | "/log" | "/drain" => {
+            return text(StatusCode::FORBIDDEN, "from this machine only\n");
+        }
         _ => return text(StatusCode::NOT_FOUND, "expected /livez, /readyz or /metrics\n"),
     }
     if !allowed.contains(request.method()) {
@@ -127,6 +129,11 @@ async fn answer(
             page(StatusCode::OK, "application/toml", written)
         }
         "/sessions" => page(StatusCode::OK, "application/json", sessions(predictor)),
+        "/drain" => {
+            tracing::info!("told to leave: not ready from now on, while calls are served");
+            predictor.readiness.leave();
+            text(StatusCode::OK, "draining\n")
+        }
         _ => log(request).await,
     }
 }
@@ -143,12 +150,9 @@ fn names_this_machine(host: &HeaderValue) -> bool {
 
 /// Why calls should, or should not, be sent here.
 fn readiness(predictor: &Predictor<Embedded>, draining: bool) -> Response<Full<Bytes>> {
-    let mut reasons = Vec::new();
+    let mut reasons = predictor.readiness.reasons();
     if draining {
-        reasons.push("draining: calls in flight are ending");
-    }
-    if !predictor.upstream.ready.load(Ordering::Relaxed) {
-        reasons.push("upstream: the model server is not ready");
+        reasons.push("draining: calls in flight are ending".to_owned());
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut said = String::new();
@@ -176,7 +180,8 @@ pub(super) fn stock(predictor: &Predictor<Embedded>) -> Stock {
         bytes: (stats.bytes, predictor.store.limits().bytes),
         evictions: stats.departures.by_reason().to_vec(),
         oversized: stats.oversized_answers,
-        upstream_ready: predictor.upstream.ready.load(Ordering::Relaxed),
+        upstream_ready: predictor.readiness.upstream_ready(),
+        upstream_exposed: predictor.readiness.upstream_exposed(),
         gaps: gaps.map(|gap| (predictor.telemetry.metrics.model(&gap.model), gap.distance)).collect(),
     }
 }
@@ -236,7 +241,8 @@ async fn log(request: Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, said: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// A page of plain text.
+pub(super) fn text(status: StatusCode, said: impl Into<Bytes>) -> Response<Full<Bytes>> {
     page(status, TEXT, said)
 }
 

@@ -26,6 +26,7 @@ use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
 use super::quota::Permit;
 use super::read::{Arrival, Asked, Opened};
+use super::readiness::Readiness;
 use super::release::{Occasion, Origin, Times};
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
@@ -50,6 +51,8 @@ pub(super) struct Predictor<S> {
     pub(super) live: ArcSwap<Live>,
     /// The model server.
     pub(super) upstream: Arc<Upstream>,
+    /// Whether calls should be sent here.
+    pub(super) readiness: Arc<Readiness>,
     /// What callers asked before.
     pub(super) store: Arc<S>,
     /// When replies leave.

@@ -20,6 +20,8 @@ pub struct Stock {
     pub oversized: u64,
     /// Whether the model server says that it is ready.
     pub upstream_ready: bool,
+    /// Whether the model server was reached past us.
+    pub upstream_exposed: bool,
     /// How far apart replayed and forwarded replies are in time, 0..=1, for each model of which enough is known.
     pub gaps: Vec<(Arc<str>, f64)>,
 }
@@ -65,14 +67,21 @@ impl Shelf {
                 shelf.look(|stock| shown.observe(stock.oversized, &[]));
             })
             .build();
-        let shelf = self.clone();
-        let ready = meter.u64_observable_gauge("refrain.upstream.ready");
-        ready
-            .with_description("Whether the model server is ready")
-            .with_callback(move |shown| {
-                shelf.look(|stock| shown.observe(u64::from(stock.upstream_ready), &[]));
-            })
-            .build();
+        let whether = |name: &'static str, meaning: &'static str, is: fn(&Stock) -> bool| {
+            let shelf = self.clone();
+            let gauge = meter.u64_observable_gauge(name).with_description(meaning);
+            gauge
+                .with_callback(move |shown| {
+                    shelf.look(|stock| shown.observe(u64::from(is(stock)), &[]));
+                })
+                .build();
+        };
+        whether("refrain.upstream.ready", "Whether the model server is ready", |stock| stock.upstream_ready);
+        whether(
+            "refrain.upstream.exposed",
+            "Whether the model server answers past us, on the pod's own address",
+            |stock| stock.upstream_exposed,
+        );
         let shelf = self.clone();
         let gap = meter.f64_observable_gauge("refrain.hiding.gap");
         gap.with_description(

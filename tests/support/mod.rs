@@ -74,6 +74,8 @@ pub(crate) struct Running {
     telemetry: Arc<Telemetry>,
     /// Where the operator's port is, where there is one.
     pub(crate) admin: Option<String>,
+    /// Where the pod's probes are answered, where they are.
+    pub(crate) probes: Option<String>,
     stats: Box<dyn Fn() -> Stats + Send + Sync>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<bool>,
@@ -121,6 +123,7 @@ impl World {
             address: sidecar.address(),
             telemetry: sidecar.telemetry(),
             admin: sidecar.admin_address(),
+            probes: sidecar.probes_address(),
             stats: Box::new(sidecar.store()),
             upstream,
             stop,
