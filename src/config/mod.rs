@@ -24,6 +24,7 @@ mod section;
 mod written;
 
 pub use section::Mistakes;
+pub(crate) use section::Section;
 pub use written::Written;
 
 /// Where we listen.
