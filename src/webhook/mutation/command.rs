@@ -315,9 +315,14 @@ impl Environment {
         Self { values: values.collect() }
     }
 
-    /// Whether the container's own `env` has a variable, and its value where that is plain.
-    pub(super) fn value(&self, name: &str) -> Option<Option<&str>> {
-        self.values.get(name).map(Option::as_deref)
+    /// Whether the container's own `env` has a variable, which wins over what an image or an `envFrom` says.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Whether the container's own `env` has a variable that is, or may be, `value`.
+    pub(super) fn may_be(&self, name: &str, value: &str) -> bool {
+        self.values.get(name).is_some_and(|found| found.as_deref().is_none_or(|found| found == value))
     }
 
     /// Fills in `$(VAR)` as the kubelet does; `$$` stands for `$`.

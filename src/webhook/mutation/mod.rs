@@ -53,6 +53,9 @@ pub const PREFIX: &str = "refrain.dev/";
 /// The sidecar's container.
 pub const SIDECAR: &str = "refrain";
 
+/// Which container `kubectl logs` and `kubectl exec` mean.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
 /// What becomes of a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
@@ -198,9 +201,8 @@ fn mark(pod: &mut Value, plan: &Plan, settings: &Settings) {
     annotations[format!("{PREFIX}status")] = json!(status.to_string());
     // A plain container stands first, so that it has its port before the model server starts; `kubectl logs` should still
     // show the model server's.
-    const DEFAULT: &str = "kubectl.kubernetes.io/default-container";
-    if !settings.sidecar.is_native(settings.kubernetes) && annotations.get(DEFAULT).is_none() {
-        annotations[DEFAULT] = json!(plan.name);
+    if !settings.sidecar.is_native(settings.kubernetes) && annotations.get(DEFAULT_CONTAINER).is_none() {
+        annotations[DEFAULT_CONTAINER] = json!(plan.name);
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) fn check(pod: &Pod, wishes: &Wishes, settings: &Settings) -> Result<(
     if let Some((what, port)) = open_listeners(&server, settings.metrics_exposed)?.into_iter().next() {
         return Err(differs(format!("the model server's {what} port {port} is open to the network")));
     }
+    if server.kind == Kind::Triton && !triton::is_pinned(server.container) {
+        return Err(differs("the model server's environment is not as Refrain sets it"));
+    }
     for port in plan.moved.keys().filter(|port| **port != plan.serving) {
         if ports::declares(server.container, *port) {
             return Err(differs(format!(
@@ -228,10 +231,10 @@ pub(in crate::webhook) fn exposed(value: &Value) -> Vec<String> {
     }
     if let (Some((container, _)), Ok(plan)) = (sidecar, &plan) {
         let env = container.env.iter().flatten();
-        let listens = env
+        let mut listens = env
             .filter(|variable| variable.name == "REFRAIN_LISTEN")
             .filter_map(|variable| variable.value.as_deref());
-        if listens.last() != Some(format!("0.0.0.0:{}", plan.serving).as_str()) {
+        if listens.next_back() != Some(format!("0.0.0.0:{}", plan.serving).as_str()) {
             told.push(format!("the sidecar does not listen on port {}", plan.serving));
         }
         let closed: BTreeSet<u16> = plan.moved.keys().copied().filter(|port| *port != plan.serving).collect();

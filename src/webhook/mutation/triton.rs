@@ -75,8 +75,7 @@ fn listeners(line: &CommandLine, container: &Container) -> Result<Listeners, Ref
             )));
         }
     }
-    let mode = Environment::of(container);
-    if mode.value(VERTEX_MODE).is_some_and(|value| value.is_none_or(|value| value == "PREDICTION")) {
+    if Environment::of(container).may_be(VERTEX_MODE, "PREDICTION") {
         return Err(Refusal::new(format!(
             "container {name}: {VERTEX_MODE} in its env opens a listener for Vertex AI by which callers would pass Refrain by; take \
              {VERTEX_MODE} out"
@@ -213,6 +212,11 @@ pub(super) fn exposed(
     let open =
         [("gRPC", open(Some(listeners.grpc))), ("REST", open(listeners.rest)), ("metrics", open(metrics))];
     Ok(open.into_iter().filter_map(|(what, listener)| Some((what, listener?.port))).collect())
+}
+
+/// Whether the environment cannot open a listener of its own: the variable is there, and what it says was looked at.
+pub(super) fn is_pinned(container: &Container) -> bool {
+    Environment::of(container).has(VERTEX_MODE)
 }
 
 /// Where gRPC is served inside the pod.
