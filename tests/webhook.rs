@@ -531,10 +531,11 @@ proptest! {
         already in any::<bool>(),
     ) {
         let cases = protected();
-        let case = which.get(&cases);
+        let case = which.get(cases.as_slice());
         let mut pod = if already { case.patched() } else { case.pod.clone() };
         let places = places(&pod, "");
-        *pod.pointer_mut(at.get(&places)).unwrap() = with;
+        let place: &String = at.get(places.as_slice());
+        *pod.pointer_mut(place).unwrap() = with;
         match mutate(&pod, &case.settings) {
             Outcome::Refuse(refusal) => prop_assert!(!refusal.to_string().is_empty()),
             Outcome::Unchanged => {}

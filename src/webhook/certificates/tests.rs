@@ -98,7 +98,8 @@ impl ApiServer {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or(Value::Null);
+        let body: Value =
+            serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or(Value::Null);
         let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
         if self.state.lock().unwrap().is_down {
             return failure(StatusCode::INTERNAL_SERVER_ERROR, "etcd");
@@ -128,7 +129,9 @@ impl ApiServer {
             }
             (Method::PATCH, false) => {
                 assert_eq!(head.headers["content-type"], "application/json-patch+json");
-                let Some(mut found) = self.get(&path) else { return failure(StatusCode::NOT_FOUND, "NotFound") };
+                let Some(mut found) = self.get(&path) else {
+                    return failure(StatusCode::NOT_FOUND, "NotFound");
+                };
                 let patch: json_patch::Patch = serde_json::from_value(body).unwrap();
                 match json_patch::patch(&mut found, &patch) {
                     Ok(()) => self.write(&path, found),
@@ -152,7 +155,10 @@ impl ApiServer {
     fn list(&self, path: &str) -> Response<Body> {
         let items: Vec<Value> = self.get(path).into_iter().collect();
         let version = self.state.lock().unwrap().version.to_string();
-        answer(StatusCode::OK, &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}))
+        answer(
+            StatusCode::OK,
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version}, "items": items}),
+        )
     }
 
     fn watch(&self, path: &str) -> Response<Body> {
@@ -175,7 +181,8 @@ impl ApiServer {
     fn told(&self) -> Vec<String> {
         let configuration = self.get(CONFIGURATION).unwrap();
         let bundles = configuration["webhooks"].as_array().unwrap().iter().map(|webhook| {
-            let bundle: Option<ByteString> = serde_json::from_value(webhook["clientConfig"]["caBundle"].clone()).unwrap();
+            let bundle: Option<ByteString> =
+                serde_json::from_value(webhook["clientConfig"]["caBundle"].clone()).unwrap();
             bundle.map(|bundle| String::from_utf8(bundle.0).unwrap()).unwrap_or_default()
         });
         bundles.collect()
@@ -190,7 +197,8 @@ impl ApiServer {
     async fn is_told(&self) {
         let mut changes = self.changes.subscribe();
         let told = async {
-            while self.get(SECRET).is_none() || self.told().iter().any(|told| *told != self.kept().trusted()) {
+            while self.get(SECRET).is_none() || self.told().iter().any(|told| *told != self.kept().trusted())
+            {
                 let _ = changes.recv().await;
             }
         };
@@ -207,7 +215,10 @@ fn answer(status: StatusCode, object: &Value) -> Response<Body> {
 
 fn failure(status: StatusCode, reason: &str) -> Response<Body> {
     let code = status.as_u16();
-    answer(status, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code}))
+    answer(
+        status,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code}),
+    )
 }
 
 const DAY: Duration = Duration::from_hours(24);
@@ -250,7 +261,8 @@ async fn through_years_of_rotation_what_is_served_was_told_before() {
         assert_eq!(first.key.cert, second.key.cert);
         let told = server.told();
         assert_eq!(told, vec![server.kept().trusted(); 2]);
-        let shares = told[0].split_inclusive("-----END CERTIFICATE-----").filter(|part| !part.trim().is_empty());
+        let shares =
+            told[0].split_inclusive("-----END CERTIFICATE-----").filter(|part| !part.trim().is_empty());
         let overlaps = shares.into_iter().any(|part| told_before.contains(part.trim()));
         assert!(turn == 0 || overlaps, "old and new CA are told together");
         told_before.clone_from(&told[0]);
@@ -264,7 +276,8 @@ async fn what_somebody_takes_back_is_told_again() {
     let (server, client) = ApiServer::start().await;
     let (served, metrics) = (Arc::new(Served::default()), Arc::new(Metrics::new()));
     let keeping = {
-        let (cluster, served, metrics) = (Cluster::new(client, &settings()), Arc::clone(&served), Arc::clone(&metrics));
+        let (cluster, served, metrics) =
+            (Cluster::new(client, &settings()), Arc::clone(&served), Arc::clone(&metrics));
         tokio::spawn(async move { cluster.keep(&served, &metrics).await })
     };
     server.is_told().await;

@@ -78,6 +78,8 @@ impl CommandLine {
     fn first_flag(&self, words: &[Word], grammar: &Grammar) -> Result<usize, Refusal> {
         let name = &self.container;
         let program = grammar.program;
+        // A flag's value may end like the program's path.
+        let is_program = |word: &str| !word.starts_with('-') && base(word) == program;
         let Some(first) = words.first() else {
             if grammar.takes_words_alone {
                 return Ok(0);
@@ -87,7 +89,7 @@ impl CommandLine {
                  args: [{program}, --flag=value, ...]"
             )));
         };
-        let Some(start) = words.iter().position(|word| word.known().map(base) == Some(program)) else {
+        let Some(start) = words.iter().position(|word| word.known().is_some_and(is_program)) else {
             let is_flag = first.known().is_some_and(|word| word.starts_with("--"));
             if self.command.is_empty() && is_flag {
                 return Ok(0);
@@ -432,6 +434,7 @@ mod tests {
             let refusal = read(command, args, &[]).unwrap_err().to_string();
             assert!(refusal.contains(sentence), "{sentence} in {refusal}");
         }
+        assert!(read(&[], &["--model=/opt/server"], &[]).is_ok(), "a flag is no program");
         for launched in [
             &["tini", "--", "server"][..],
             &["nice", "-n", "10", "server"],

@@ -87,6 +87,8 @@ struct Plan {
     upstream: Upstream,
     /// Listeners of the model server that leave the network: from where, and where to where they go on.
     moved: BTreeMap<u16, Option<u16>>,
+    /// A listener of the model server that stays open, as the settings want it.
+    exposed: Option<u16>,
     /// How long the model server may take to end once it is told to, in seconds.
     exit_seconds: u64,
     /// Further environment of the model server.
@@ -134,6 +136,7 @@ fn decide(value: &Value, settings: &Settings) -> Result<Outcome, Refusal> {
         server::Kind::TfServing => tf_serving::plan(&pod, &server, &wishes, settings)?,
     };
     ports::refuse_collisions(&pod, &plan, settings)?;
+    ports::warn_of_others(&server, &mut plan);
     let replays = probes::plan(&pod, &mut plan, settings)?;
     sidecar::refuse_collisions(&pod, &plan)?;
     meshes::warn(&pod, &mut plan);

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
 
 use super::refusal::Refusal;
+use super::server::Server;
 use super::{PREFIX, Plan, SIDECAR, container_mut, running};
 use crate::webhook::settings::{Kubernetes, Settings, Sidecar};
 
@@ -79,6 +80,21 @@ pub(super) fn refuse_collisions(pod: &Pod, plan: &Plan, settings: &Settings) -> 
         refuse_dialling(container, plan)?;
     }
     Ok(())
+}
+
+/// Ports that the model server's container declares and that are none of its listeners: what answers there is not guarded.
+pub(super) fn warn_of_others(server: &Server<'_>, plan: &mut Plan) {
+    for declared in server.container.ports.iter().flatten() {
+        let Ok(port) = u16::try_from(declared.container_port) else { continue };
+        if !plan.moved.contains_key(&port) && plan.exposed != Some(port) {
+            plan.warnings.push(format!(
+                "container {} declares port {port}, on which {} does not listen by its flags; if something answers there, Refrain does not stand \
+                 in front of it",
+                plan.name,
+                server.kind.program()
+            ));
+        }
+    }
 }
 
 /// A container that reaches the model server from inside the pod stands before Refrain: its callers could not be told apart;

@@ -96,6 +96,7 @@ fn plan(pod: &Pod, server: &Server<'_>) -> Result<Plan, Refusal> {
         serving: status.listen,
         upstream,
         moved,
+        exposed: None,
         exit_seconds: 0,
         environment: Vec::new(),
         warnings: Vec::new(),

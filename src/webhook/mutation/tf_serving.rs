@@ -98,6 +98,7 @@ pub(super) fn plan(
         serving: listeners.grpc,
         upstream: Upstream::Socket { user },
         moved,
+        exposed: None,
         // It ends at once when it is told to.
         exit_seconds: 5,
         command: line,

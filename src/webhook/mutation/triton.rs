@@ -186,6 +186,7 @@ pub(super) fn plan(
         serving: listeners.grpc.port,
         upstream: Upstream::Port(upstream),
         moved,
+        exposed: listeners.metrics.filter(|_| settings.metrics_exposed).map(|metrics| metrics.port),
         exit_seconds: exit_seconds(&line),
         command: line,
         // Empty is as good as absent, and wins over what the image or an envFrom may say.
