@@ -52,17 +52,18 @@ const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebho
 impl ApiServer {
     async fn start() -> (Arc<Self>, Client) {
         let server = Arc::new(Self { state: Mutex::default(), changes: broadcast::channel(64).0 });
-        server.put(CONFIGURATION, json!({
+        let webhooks = ["pods.refrain.dev", "namespaces.refrain.dev"].map(|name| {
+            let service = json!({"name": "refrain-webhook", "namespace": "refrain", "path": "/mutate"});
+            let (config, versions) = (json!({"service": service}), json!(["v1"]));
+            json!({"name": name, "clientConfig": config, "sideEffects": "None", "admissionReviewVersions": versions})
+        });
+        let configuration = json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": "refrain"},
-            "webhooks": ["pods.refrain.dev", "namespaces.refrain.dev"].map(|name| json!({
-                "name": name,
-                "clientConfig": {"service": {"name": "refrain-webhook", "namespace": "refrain", "path": "/mutate"}},
-                "sideEffects": "None",
-                "admissionReviewVersions": ["v1"],
-            })),
-        }));
+            "webhooks": webhooks,
+        });
+        server.put(CONFIGURATION, configuration);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = Arc::clone(&server);

@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(dollar.value("n").unwrap(), Some("a$b"));
         let nested = read(&["server"], &["--grpc-port=$(NESTED)"], &env).unwrap().port("grpc-port", 0);
         assert!(
-            nested.unwrap_err().to_string().contains("--grpc-port ($"),
+            nested.unwrap_err().to_string().contains("(--grpc-port=$(NESTED))"),
             "what needs two steps is not guessed"
         );
     }
@@ -424,7 +424,8 @@ mod tests {
             (&[], &[], "names neither command nor args"),
             (&["server"], &["--grpc-po=1"], "may be short for --grpc-port"),
             (&["server"], &["$(MORE)"], "may hold a flag"),
-            (&["server"], &["--$(NAME)=1"], "the name of the flag"),
+            (&["server"], &["--$(NAME)=1"], "may hold a flag"),
+            (&["server"], &["--gr$(NAME)=1"], "the name of the flag"),
             (&["server"], &["--log-file", "--grpc-port=1"], "may take \"--grpc-port=1\" for its value"),
             (&["server"], &["--log-file", "$(MORE)"], "may take \"$(MORE)\" for its value"),
             (&["server"], &["--", "--grpc-port=1"], "found \"--\""),

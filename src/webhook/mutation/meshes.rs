@@ -19,7 +19,7 @@ const ISTIO: &str = "istio-proxy";
 const PROBERS: &str = "ISTIO_KUBE_APP_PROBERS";
 
 /// Where Istio's proxy answers for others.
-const ISTIO_PORT: u16 = 15020;
+pub(super) const ISTIO_PORT: u16 = 15020;
 
 fn istio(pod: &Pod) -> Option<&Container> {
     running(pod).find(|container| container.name == ISTIO)

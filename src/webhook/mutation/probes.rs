@@ -171,6 +171,10 @@ pub(super) fn rewrite(pod: &mut Value, replays: &Replays, settings: &Settings) {
                 let Some(probe) = container.get_mut(field).filter(|_| replays.contains_key(&path)) else {
                     continue;
                 };
+                // One that a mesh took over stays with it, and is led through there.
+                if probe["httpGet"]["port"] == meshes::ISTIO_PORT {
+                    continue;
+                }
                 let Some(probe) = probe.as_object_mut() else { continue };
                 for handler in ["httpGet", "tcpSocket", "grpc"] {
                     probe.remove(handler);
