@@ -300,7 +300,7 @@ const FORGERIES: &[Forgery] = &[
     (
         "another configuration",
         |pod| pod["spec"]["volumes"][0]["configMap"]["name"] = json!("mine"),
-        "not from ConfigMap \"refrain-proxy-config\"",
+        "does not have the volume {\"configMap\":{\"name\":\"refrain-proxy-config\"",
     ),
     ("no mount", |pod| sidecar(pod)["volumeMounts"] = json!([]), "it does not mount"),
     (
@@ -382,6 +382,19 @@ fn a_pod_that_only_looks_protected_is_refused() {
         let Outcome::Refuse(refusal) = mutate(&pod, &case.settings) else { panic!("{name} came up") };
         assert!(refusal.to_string().contains(sentence), "{name}: {refusal}");
     }
+}
+
+#[test]
+fn a_socket_that_others_could_reach_is_refused() {
+    let case = Case::read(&folder().join("tfserving.yaml"));
+    let mut pod = case.patched();
+    let volumes = pod["spec"]["volumes"].as_array_mut().unwrap();
+    let volume = volumes.iter_mut().find(|volume| volume["name"] == "refrain-upstream").unwrap();
+    *volume = json!({"name": "refrain-upstream", "hostPath": {"path": "/tmp"}});
+    let Outcome::Refuse(refusal) = mutate(&pod, &case.settings) else {
+        panic!("a socket on the node came up")
+    };
+    assert!(refusal.to_string().contains("does not have the volume"), "{refusal}");
 }
 
 #[test]

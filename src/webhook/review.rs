@@ -21,7 +21,7 @@ struct Review {
 #[derive(Debug, Deserialize)]
 struct Request {
     uid: String,
-    kind: Kind,
+    kind: GroupVersionKind,
     #[serde(default)]
     namespace: String,
     #[serde(default)]
@@ -32,7 +32,7 @@ struct Request {
 }
 
 #[derive(Debug, Deserialize, Serialize)]
-struct Kind {
+struct GroupVersionKind {
     group: String,
     version: String,
     kind: String,
@@ -83,7 +83,7 @@ pub fn answer(body: &[u8], settings: &Settings) -> Result<(Verdict, Vec<u8>), St
 }
 
 fn respond(request: &Request, settings: &Settings) -> (Verdict, Value) {
-    let Kind { group, version, kind } = &request.kind;
+    let GroupVersionKind { group, version, kind } = &request.kind;
     if (group.as_str(), version.as_str(), kind.as_str()) != ("", "v1", "Pod") {
         return refuse(
             request,

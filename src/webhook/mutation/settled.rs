@@ -135,13 +135,12 @@ fn sidecar_is_ours(pod: &Pod, plan: &Plan, wishes: &Wishes, settings: &Settings)
     }
     variables_are_ours(&found["env"], &wanted["env"])?;
     mounts_are_ours(&found["volumeMounts"], &wanted["volumeMounts"])?;
-    let config = sidecar::config_volume(wishes, &settings.sidecar);
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    if !volumes.map(|volume| json!(volume)).any(|volume| holds(&volume, &config)) {
-        return Err(differs(format!(
-            "its configuration is not from ConfigMap {}",
-            config["configMap"]["name"]
-        )));
+    let volumes: Vec<Value> = volumes.map(|volume| json!(volume)).collect();
+    for wanted in sidecar::volumes(plan, wishes, &settings.sidecar) {
+        if !volumes.iter().any(|volume| holds(volume, &wanted)) {
+            return Err(differs(format!("the pod does not have the volume {wanted}")));
+        }
     }
     Ok(())
 }

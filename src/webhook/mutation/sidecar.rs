@@ -12,7 +12,7 @@ use super::{Plan, SIDECAR, Upstream, containers, list_mut, meshes, tf_serving};
 use crate::webhook::settings::{Settings, Sidecar};
 
 /// The volume with the sidecar's configuration, and where the sidecar sees it. A folder, so that changes arrive.
-pub(super) const CONFIG_VOLUME: &str = "refrain-config";
+const CONFIG_VOLUME: &str = "refrain-config";
 const CONFIG_FOLDER: &str = "/etc/refrain";
 
 /// The volume in which TensorFlow Serving's socket lies.
@@ -73,10 +73,8 @@ pub(super) fn add(
         // First, so that it has its port before the model server starts.
         list_mut(spec, "containers").insert(0, sidecar);
     }
-    let volumes = list_mut(spec, "volumes");
-    volumes.push(config_volume(wishes, &settings.sidecar));
+    list_mut(spec, "volumes").extend(volumes(plan, wishes, &settings.sidecar));
     if let Upstream::Socket { .. } = plan.upstream {
-        volumes.push(json!({"name": SOCKET_VOLUME, "emptyDir": {}}));
         let containers = list_mut(spec, "containers").iter_mut();
         let mount = json!({"name": SOCKET_VOLUME, "mountPath": tf_serving::FOLDER});
         containers
@@ -85,10 +83,14 @@ pub(super) fn add(
     }
 }
 
-/// The volume of the sidecar's configuration.
-pub(super) fn config_volume(wishes: &Wishes, sidecar: &Sidecar) -> Value {
+/// The sidecar's volumes: its configuration, and where the socket lies if there is one.
+pub(super) fn volumes(plan: &Plan, wishes: &Wishes, sidecar: &Sidecar) -> Vec<Value> {
     let name = wishes.config_map.as_ref().unwrap_or(&sidecar.config_map);
-    json!({"name": CONFIG_VOLUME, "configMap": {"name": name, "optional": false}})
+    let mut volumes = vec![json!({"name": CONFIG_VOLUME, "configMap": {"name": name, "optional": false}})];
+    if let Upstream::Socket { .. } = plan.upstream {
+        volumes.push(json!({"name": SOCKET_VOLUME, "emptyDir": {}}));
+    }
+    volumes
 }
 
 /// The container.
