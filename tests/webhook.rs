@@ -256,7 +256,7 @@ const FORGERIES: &[Forgery] = &[
     (
         "off",
         |pod| {
-            sidecar(pod)["env"].as_array_mut().unwrap().push(json!({"name": "REFRAIN_MODE", "value": "off"}))
+            sidecar(pod)["env"].as_array_mut().unwrap().push(json!({"name": "REFRAIN_MODE", "value": "off"}));
         },
         "variable REFRAIN_MODE",
     ),
@@ -266,7 +266,7 @@ const FORGERIES: &[Forgery] = &[
             sidecar(pod)["env"]
                 .as_array_mut()
                 .unwrap()
-                .push(json!({"name": "REFRAIN_LISTEN", "value": "0.0.0.0:8001"}))
+                .push(json!({"name": "REFRAIN_LISTEN", "value": "0.0.0.0:8001"}));
         },
         "variable REFRAIN_LISTEN",
     ),
@@ -286,14 +286,17 @@ const FORGERIES: &[Forgery] = &[
             sidecar(pod)["volumeMounts"]
                 .as_array_mut()
                 .unwrap()
-                .push(json!({"name": "x", "mountPath": "/refrain"}))
+                .push(json!({"name": "x", "mountPath": "/refrain"}));
         },
         "mounted over what is its own",
     ),
     (
         "another root",
         |pod| {
-            sidecar(pod)["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "x", "mountPath": "//"}))
+            sidecar(pod)["volumeMounts"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"name": "x", "mountPath": "//"}));
         },
         "mounted over what is its own",
     ),
@@ -340,7 +343,7 @@ const FORGERIES: &[Forgery] = &[
             pod["spec"]["containers"]
                 .as_array_mut()
                 .unwrap()
-                .push(json!({"name": "x", "image": "x", "ports": [{"containerPort": 8001}]}))
+                .push(json!({"name": "x", "image": "x", "ports": [{"containerPort": 8001}]}));
         },
         "declares port 8001 as well",
     ),
@@ -350,7 +353,7 @@ const FORGERIES: &[Forgery] = &[
             pod["spec"]["containers"]
                 .as_array_mut()
                 .unwrap()
-                .push(json!({"name": "x", "image": "x", "args": ["tritonserver"]}))
+                .push(json!({"name": "x", "image": "x", "args": ["tritonserver"]}));
         },
         "both look like model servers",
     ),
