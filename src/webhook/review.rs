@@ -63,8 +63,15 @@ impl Verdict {
     }
 }
 
+/// The most values in a review. A pod has some hundred; a million empty containers are 3 MB of text and a gigabyte of memory.
+const VALUES: usize = 20_000;
+
 /// Answers a review, or says why what was sent is none.
 pub fn answer(body: &[u8], settings: &Settings) -> Result<(Verdict, Vec<u8>), String> {
+    let values = values(body);
+    if values > VALUES {
+        return Err(format!("expected an AdmissionReview of at most {VALUES} values, found about {values}"));
+    }
     let review: Review = serde_json::from_slice(body)
         .map_err(|error| format!("expected an AdmissionReview of {VERSION}, and this is not one: {error}"))?;
     if review.version != VERSION || review.kind != "AdmissionReview" {
@@ -80,6 +87,21 @@ pub fn answer(body: &[u8], settings: &Settings) -> Result<(Verdict, Vec<u8>), St
     response["uid"] = json!(uid);
     let answer = json!({"apiVersion": VERSION, "kind": "AdmissionReview", "response": response});
     Ok((verdict, answer.to_string().into_bytes()))
+}
+
+/// How many values a JSON text has at most: each but the first follows a bracket or a comma.
+fn values(body: &[u8]) -> usize {
+    let (mut count, mut in_string, mut is_escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' | b',' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 fn respond(request: &Request, settings: &Settings) -> (Verdict, Value) {
@@ -138,4 +160,14 @@ fn short(warning: &str) -> String {
     }
     let end = (0..=MOST - 3).rev().find(|end| warning.is_char_boundary(*end)).unwrap_or(0);
     format!("{}...", &warning[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_text() {
+        assert_eq!(values(br#"{"a": [1, 2], "b": "{[,,", "c\",[": "\\"}"#), 6);
+    }
 }

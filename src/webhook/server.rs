@@ -31,10 +31,11 @@ const BODY: usize = 4 << 20;
 const CONNECTIONS: (usize, usize) = (256, 64);
 
 /// Bytes of bodies held at one moment, counted as they arrive: who sends slowly holds little.
-const HELD: usize = 32 << 20;
+const HELD: usize = 16 << 20;
 
-/// Reviews answered at one moment: what a review takes in memory then is many times its length.
-const AT_ONCE: usize = 2;
+/// Reviews answered at one moment. One takes well under a millisecond, and what a hostile one takes in memory meanwhile is
+/// many times its length.
+const AT_ONCE: usize = 1;
 
 /// A TLS handshake, a request's header, a request's body and a place among those at work each have this long.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -119,6 +119,7 @@ class Webhook:
 
     def connect(self, source="127.0.0.1", timeout=30):
         raw = socket.create_connection(("127.0.0.1", self.port), timeout, source_address=(source, 0))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return self.context().wrap_socket(raw, server_hostname=HOST)
 
     def post(self, body, path="/mutate?timeout=5s", method="POST", headers=None, source="127.0.0.1"):

@@ -38,6 +38,7 @@ use std::collections::BTreeMap;
 
 use json_patch::Patch;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use refusal::Refusal;
@@ -123,8 +124,8 @@ pub fn mutate(pod: &Value, settings: &Settings) -> Outcome {
 }
 
 fn decide(value: &Value, settings: &Settings) -> Result<Outcome, Refusal> {
-    let pod: Pod = serde_json::from_value(value.clone())
-        .map_err(|error| Refusal::new(format!("the pod cannot be read: {error}")))?;
+    let pod =
+        Pod::deserialize(value).map_err(|error| Refusal::new(format!("the pod cannot be read: {error}")))?;
     let Some(wishes) = Wishes::read(&pod)? else { return Ok(Outcome::Unchanged) };
     refuse_what_cannot_be_closed(&pod)?;
     if settled::has_sidecar(&pod) {

@@ -201,7 +201,7 @@ fn holds(found: &Value, wanted: &Value) -> bool {
 /// No settings are at hand here, so what only they could tell (image, ConfigMap) is not looked at, and a metrics port that an
 /// earlier pass left alone counts as wanted.
 pub(in crate::webhook) fn exposed(value: &Value) -> Vec<String> {
-    let pod: Pod = match serde_json::from_value(value.clone()) {
+    let pod = match Pod::deserialize(value) {
         Ok(pod) => pod,
         Err(error) => return vec![format!("cannot be read: {error}")],
     };
