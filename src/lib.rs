@@ -13,3 +13,4 @@ pub mod judgment;
 pub mod timing;
 pub mod telemetry;
 pub mod demo;
+pub mod webhook;

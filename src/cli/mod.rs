@@ -6,6 +6,8 @@ mod check;
 mod compare;
 mod tune;
 mod demo;
+mod webhook;
+mod audit;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +45,10 @@ enum Command {
     Tune(tune::Tune),
     /// Two real attacks on an embedded classifier, without and with Refrain in front of it; nothing to install.
     Demo(demo::Demo),
+    /// Put the sidecar into pods: the admission webhook that the API server asks.
+    Webhook(webhook::Webhook),
+    /// List pods that should be protected and are open; exit code 1 where there is one.
+    Audit(audit::Audit),
 }
 
 /// Where settings come from: defaults, then the file, then the environment (REFRAIN_SECTION__KEY), then flags.
@@ -147,6 +153,8 @@ pub fn main() -> ExitCode {
         Command::Compare(compare) => compare.run(),
         Command::Tune(tune) => tune.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Webhook(webhook) => webhook.run(),
+        Command::Audit(audit) => audit.run(),
     }
 }
 

@@ -103,7 +103,7 @@ async fn reload_on_change(settings: Settings, mut files: Vec<PathBuf>, reloader:
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn told_to_stop() {
+pub(super) async fn told_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("tokio's signal handling is enabled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("tokio's signal handling is enabled");
     tokio::select! {
@@ -112,7 +112,7 @@ async fn told_to_stop() {
     }
 }
 
-fn cannot_start(error: impl std::fmt::Display) -> ExitCode {
+pub(super) fn cannot_start(error: impl std::fmt::Display) -> ExitCode {
     eprintln!("cannot start: {error}");
     ExitCode::FAILURE
 }

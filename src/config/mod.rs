@@ -26,6 +26,7 @@ mod written;
 
 pub use pod::{Bypass, BypassCheck, Place, Probe, Probes, Target};
 pub use section::Mistakes;
+pub(crate) use section::Section;
 pub use written::Written;
 
 /// Where we listen.
