@@ -71,9 +71,16 @@ fn replay(container: &Container, field: &str, probe: &Probe, plan: &Plan) -> Res
                 container.name, plan.name, plan.serving
             )));
         };
+        let scheme = http.scheme.as_deref().filter(|scheme| !scheme.is_empty()).unwrap_or("HTTP");
+        if scheme != "HTTP" {
+            return Err(Refusal::new(format!(
+                "container {}: its {field} asks port {from} with scheme: {scheme}, and Refrain asks in the kubelet's stead over HTTP; use \
+                 scheme: HTTP, tcpSocket or an exec probe",
+                container.name
+            )));
+        }
         let headers: BTreeMap<_, _> =
             http.http_headers.iter().flatten().map(|header| (&header.name, &header.value)).collect();
-        let scheme = http.scheme.as_deref().filter(|scheme| !scheme.is_empty()).unwrap_or("HTTP");
         let path = http.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
         let mut asked = json!({"port": to, "path": path, "scheme": scheme});
         if !headers.is_empty() {
