@@ -13,7 +13,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,11 +34,15 @@ use super::quota::Quota;
 use crate::session::{Embedded, Store};
 use crate::telemetry::{Stock, set_level};
 
-/// Connections at once; a probe, a scraper and a person need three.
-const CONNECTIONS: usize = 64;
+/// Connections at once, and of one address: a probe, a scraper and a person need three, and nobody may keep them out.
+const CONNECTIONS: usize = 512;
+const CONNECTIONS_OF_ONE: usize = 16;
 
-/// A connection may be silent before and between requests for this long.
-const SILENCE: Duration = Duration::from_secs(30);
+/// A connection may be silent before a request for this long.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// A connection lasts this long, whoever reads or does not; who wants more makes another.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// The longest filter that is taken, in bytes.
 const FILTER: usize = 4096;
@@ -55,7 +59,7 @@ pub(super) async fn serve(
     predictor: Arc<Predictor<Embedded>>,
     draining: watch::Receiver<bool>,
 ) {
-    let places = Quota::new(CONNECTIONS, CONNECTIONS);
+    let places = Quota::new(CONNECTIONS, CONNECTIONS_OF_ONE);
     let mut connections = JoinSet::new();
     loop {
         let arrival = tokio::select! {
@@ -77,8 +81,10 @@ pub(super) async fn serve(
 
 async fn serve_one(arrival: Arrival, predictor: Arc<Predictor<Embedded>>, draining: watch::Receiver<bool>) {
     let Ok((stream, peer)) = arrival.shake_hands().await else { return };
-    // Who reaches a UNIX socket is on this machine.
-    let local = peer.address.is_none_or(|address| address.to_canonical().is_loopback());
+    // Who reaches a UNIX socket is on this machine. Of loopback's addresses only its own: a mesh hands on what came from the network
+    // under another (127.0.0.6).
+    let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let local = peer.address.is_none_or(|address| own.contains(&address.to_canonical()));
     let service = service_fn(move |request| {
         let (predictor, draining) = (Arc::clone(&predictor), *draining.borrow());
         async move { Ok::<_, Infallible>(answer(request, &predictor, draining, local).await) }
@@ -88,7 +94,7 @@ async fn serve_one(arrival: Arrival, predictor: Arc<Predictor<Embedded>>, draini
         .header_read_timeout(SILENCE)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    if let Ok(Err(error)) = tokio::time::timeout(LIFE, connection).await {
         tracing::debug!(%error, "a connection to the admin port ended");
     }
 }
@@ -100,12 +106,16 @@ async fn answer(
     local: bool,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    let allowed = match path.as_str() {
-        "/log" | "/drain" => [Method::PUT, Method::POST],
-        _ => [Method::GET, Method::HEAD],
+    let allowed: &[Method] = match path.as_str() {
+        "/log" | "/drain" => &[Method::PUT],
+        _ => &[Method::GET, Method::HEAD],
     };
-    // A page in a browser on this machine may reach the port under a name of its own: such a name is not ours.
-    let here = local && request.headers().get(HOST).is_none_or(names_this_machine);
+    // A page in a browser on this machine may reach the port under a name of its own, which is not ours, or under ours, and then its
+    // browser says so.
+    let by_a_page = |name: &str| request.headers().contains_key(name);
+    let here = local
+        && request.headers().get(HOST).is_none_or(names_this_machine)
+        && !["origin", "sec-fetch-site"].into_iter().any(by_a_page);
     match path.as_str() {
         "/livez" | "/readyz" | "/metrics" => {}
         "/config" | "/sessions" | "/log" | "/drain" if here => {}
@@ -116,8 +126,8 @@ async fn answer(
     }
     if !allowed.contains(request.method()) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "");
-        let named = format!("{}, {}", allowed[0], allowed[1]);
-        refusal.headers_mut().insert(ALLOW, HeaderValue::try_from(named).expect("two methods and a comma"));
+        let named = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::try_from(named).expect("methods and commas"));
         return refusal;
     }
     match path.as_str() {
