@@ -115,7 +115,7 @@ fn respond(request: &Request, settings: &Settings) -> (Verdict, Value) {
         );
     }
     if request.operation != "CREATE" {
-        // What matters in a pod can no longer be changed.
+        // The words and ports of a pod can no longer be changed; its images can, which the chart's admission policy refuses.
         return (Verdict::Unchanged, json!({"allowed": true}));
     }
     match mutate(&request.object, settings) {

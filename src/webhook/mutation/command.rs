@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 /// Programs that start another one and leave its words alone.
 const LAUNCHERS: [&str; 6] = ["nvidia_entrypoint.sh", "tini", "dumb-init", "catatonit", "nice", "numactl"];
 
-const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "busybox"];
+pub(super) const SHELLS: [&str; 7] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "busybox"];
 
 /// How a server reads its words.
 #[derive(Clone, Copy, Debug)]
@@ -261,7 +261,7 @@ impl CommandLine {
 }
 
 /// The last part of a path.
-fn base(word: &str) -> &str {
+pub(super) fn base(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 

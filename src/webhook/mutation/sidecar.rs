@@ -47,11 +47,15 @@ pub(super) fn refuse_collisions(pod: &Pod, plan: &Plan) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether one of two paths lies in the other.
+/// Whether one of two paths lies in the other. One that goes up again may lie anywhere.
 pub(super) fn meets(one: &str, other: &str) -> bool {
-    let parts =
-        |path: &str| path.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let parts = |path: &str| {
+        path.split('/').filter(|part| !matches!(*part, "" | ".")).map(str::to_owned).collect::<Vec<_>>()
+    };
     let (one, other) = (parts(one), parts(other));
+    if one.iter().chain(&other).any(|part| part == "..") {
+        return true;
+    }
     one.iter().zip(&other).all(|(one, other)| one == other)
 }
 

@@ -5,6 +5,7 @@
 //! `AIP_MODE=PREDICTION` in the environment opens one more listener.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -61,8 +62,11 @@ struct Listener {
 }
 
 impl Listener {
+    /// Whether only the pod itself reaches it.
     fn is_local(&self) -> bool {
-        self.address == LOOPBACK
+        let address = self.address.trim_matches(['[', ']']);
+        address == "localhost"
+            || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
     }
 }
 
