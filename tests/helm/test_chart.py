@@ -153,10 +153,11 @@ def test_opted_in_pods_are_asked_about_once_and_no_others(helm):
             "path": "/mutate",
             "port": 443,
         }
-    assert by_pod["objectSelector"] == {"matchLabels": {"refrain.dev/inject": "true"}}
-    assert by_namespace["objectSelector"]["matchExpressions"] == [
-        {"key": "refrain.dev/inject", "operator": "NotIn", "values": ["true", "false"]}
+    assert by_pod["objectSelector"]["matchExpressions"] == [
+        {"key": "refrain.dev/inject", "operator": "Exists"},
+        {"key": "refrain.dev/inject", "operator": "NotIn", "values": ["false"]},
     ]
+    assert by_namespace["objectSelector"]["matchExpressions"] == [{"key": "refrain.dev/inject", "operator": "DoesNotExist"}]
     assert by_namespace["namespaceSelector"]["matchExpressions"][1]["values"] == ["enabled"]
 
 

@@ -6,8 +6,8 @@ import pytest
 INJECT, INJECTED, INJECTION = "refrain.dev/inject", "refrain.dev/injected", "refrain.dev/injection"
 
 
-def pod(inject=None, marked=False, sidecar=None, going=False, **labels):
-    """A pod; `sidecar` is "native" or "plain"."""
+def pod(inject=None, marked=False, sidecar=None, going=False, image="refrain:1", **labels):
+    """A pod; `sidecar` is "native", "plain", or "ends": an init container that does not go on."""
     if inject is not None:
         labels[INJECT] = inject
     if marked:
@@ -15,11 +15,12 @@ def pod(inject=None, marked=False, sidecar=None, going=False, **labels):
     metadata = {"name": "p", **({"labels": labels} if labels else {})}
     if going:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    spec = {"containers": [{"name": "triton"}]}
+    spec = {"containers": [{"name": "triton", "image": "triton:1"}]}
     if sidecar == "plain":
-        spec["containers"].insert(0, {"name": "refrain"})
-    if sidecar == "native":
-        spec["initContainers"] = [{"name": "refrain"}, {"name": "other"}]
+        spec["containers"].insert(0, {"name": "refrain", "image": image})
+    if sidecar in ("native", "ends"):
+        always = {"restartPolicy": "Always"} if sidecar == "native" else {}
+        spec["initContainers"] = [{"name": "refrain", "image": image, **always}, {"name": "other", "image": "other:1"}]
     return {"metadata": metadata, "spec": spec}
 
 
@@ -55,6 +56,7 @@ def verdict(helm):
 
 
 WITHOUT, RUNNING, STAYS, FALSE_MARK = "came without the sidecar", "into a running pod", "stays on the pod", "for pods with the sidecar"
+IMAGE = "keeps its image"
 
 CREATED = [
     # pod, is its namespace opted in, what is said
@@ -70,6 +72,11 @@ CREATED = [
     (pod(inject="true", marked=True), False, WITHOUT),
     (pod(inject="true", sidecar="native"), False, WITHOUT),
     (pod(marked=True), False, FALSE_MARK),
+    # A slip of the pen.
+    (pod(inject="True"), False, WITHOUT),
+    (pod(inject="yes"), True, WITHOUT),
+    # An init container that ends is no sidecar.
+    (pod(inject="true", marked=True, sidecar="ends"), False, WITHOUT),
 ]
 
 UPDATED = [
@@ -85,6 +92,7 @@ UPDATED = [
     (protected(inject="true"), pod(inject="false", sidecar="native"), False, STAYS),
     (protected(inject="true"), protected(inject="false"), False, None),
     (pod(), pod(marked=True), False, FALSE_MARK),
+    (protected(), protected(image="relay:1"), False, IMAGE),
     # One that is going may lose everything.
     (pod(inject="false"), pod(inject="true", going=True), False, None),
 ]
