@@ -14,3 +14,4 @@ pub mod scores;
 pub mod timing;
 pub mod telemetry;
 pub mod demo;
+pub mod webhook;

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use refrain::config::{Config, Mistakes, from_text};
 
-const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "helm/README.md"];
 
 #[test]
 fn every_configuration_shown_loads() {
@@ -79,11 +79,13 @@ fn every_setting_told_is_known_and_has_the_default_that_is_told() {
 
 #[test]
 fn every_setting_named_in_passing_is_known() {
-    const SECTIONS: [&str; 10] = [
+    const SECTIONS: [&str; 12] = [
         "admin",
+        "bypass",
         "caller",
         "judgment",
         "limits",
+        "probes",
         "rpc",
         "store",
         "telemetry",
@@ -97,8 +99,8 @@ fn every_setting_named_in_passing_is_known() {
         for name in text.split('`').skip(1).step_by(2) {
             let Some((section, key)) = name.split_once('.') else { continue };
             let is_key = !key.is_empty() && key.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
-            // `tls.rs` is a file.
-            if !SECTIONS.contains(&section) || !is_key || key == "rs" {
+            // `tls.rs` and `tls.crt` are files.
+            if !SECTIONS.contains(&section) || !is_key || ["rs", "crt"].contains(&key) {
                 continue;
             }
             // No setting has such a value, so a known one is refused for that and not for its name.
@@ -141,6 +143,31 @@ fn a_wrong_command_line_is_refused_like_a_wrong_setting() {
         assert_eq!(refrain(arguments).status.code(), Some(64), "{arguments:?}");
     }
     assert_eq!(refrain(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn the_environment_may_name_the_file_and_above_it_stands_the_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let (wrong, right) = (folder.path().join("wrong.toml"), folder.path().join("right.toml"));
+    std::fs::write(&wrong, "mode = 'perhaps'").unwrap();
+    std::fs::write(&right, "mode = 'observe'").unwrap();
+    let check = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refrain"));
+        let command =
+            command.arg("check").args(flags).env("REFRAIN_CONFIG", &wrong).env("REFRAIN_DRAIN_SECONDS", "3");
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(check(&[]), Some(64));
+    assert_eq!(check(&["--config", right.to_str().unwrap()]), Some(0));
+}
+
+#[test]
+fn the_image_is_built_with_the_toolchain_of_the_project() {
+    let toolchain: toml::Table = read("rust-toolchain.toml").parse().unwrap();
+    let channel = toolchain["toolchain"]["channel"].as_str().unwrap();
+    let dockerfile = read("Dockerfile");
+    assert!(dockerfile.contains(&format!("FROM rust:{channel}-alpine AS build")), "{dockerfile}");
+    assert!(dockerfile.contains(&format!("RUSTUP_TOOLCHAIN={channel}")), "{dockerfile}");
 }
 
 /// The fenced blocks of these languages, with the document that each stands in.

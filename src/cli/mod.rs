@@ -1,10 +1,13 @@
 //! The commands and their flags. The help text is the reference.
 
 mod proxy;
+mod drain;
 mod check;
 mod compare;
 mod tune;
 mod demo;
+mod webhook;
+mod audit;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +35,8 @@ struct Cli {
 enum Command {
     /// Stand in front of a model server.
     Proxy(Settings),
+    /// Tell the sidecar of this pod that it is about to end, and wait until callers have gone elsewhere.
+    Drain(drain::Drain),
     /// Validate a configuration and report every mistake in it.
     Check(Settings),
     /// Two image files: their fingerprints, their distances, and the ruling under each profile.
@@ -40,13 +45,17 @@ enum Command {
     Tune(tune::Tune),
     /// Two real attacks on an embedded classifier, without and with Refrain in front of it; nothing to install.
     Demo(demo::Demo),
+    /// Put the sidecar into pods: the admission webhook that the API server asks.
+    Webhook(webhook::Webhook),
+    /// List pods that should be protected and are open; exit code 1 where there is one.
+    Audit(audit::Audit),
 }
 
 /// Where settings come from: defaults, then the file, then the environment (REFRAIN_SECTION__KEY), then flags.
 #[derive(Args, Clone, Debug)]
 struct Settings {
     /// Configuration file (TOML).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "REFRAIN_CONFIG")]
     config: Option<PathBuf>,
     /// Where to listen: ip:port or unix:/path [default: 0.0.0.0:8001]
     #[arg(long, value_name = "ADDR")]
@@ -71,6 +80,9 @@ struct Settings {
     trusted_peer: Vec<String>,
 }
 
+/// Variables that stand for flags of commands, and so are no settings.
+const FLAGS: [&str; 3] = ["REFRAIN_LOG", "REFRAIN_CONFIG", "REFRAIN_DRAIN_SECONDS"];
+
 impl Settings {
     fn load(&self) -> Result<Config, Mistakes> {
         let file = match &self.config {
@@ -81,7 +93,7 @@ impl Settings {
                 config::from_text(&text)?
             }
         };
-        let environment = std::env::vars().filter(|(name, _)| name != "REFRAIN_LOG");
+        let environment = std::env::vars().filter(|(name, _)| !FLAGS.contains(&name.as_str()));
         Config::from_layers([file, config::from_environment(environment), self.flags()])
     }
 
@@ -137,9 +149,12 @@ pub fn main() -> ExitCode {
             Ok(config) => check::run(&config),
             Err(mistakes) => wrong(&mistakes),
         },
+        Command::Drain(drain) => drain.run(),
         Command::Compare(compare) => compare.run(),
         Command::Tune(tune) => tune.run(),
         Command::Demo(demo) => demo.run(),
+        Command::Webhook(webhook) => webhook.run(),
+        Command::Audit(audit) => audit.run(),
     }
 }
 

@@ -46,6 +46,9 @@ async fn serve(settings: Settings, config: Config) -> ExitCode {
     if let Some(admin) = sidecar.admin_address() {
         tracing::info!("admin on {admin}");
     }
+    if let Some(probes) = sidecar.probes_address() {
+        tracing::info!("probes on {probes}");
+    }
     let telemetry = sidecar.telemetry();
     let drained = sidecar.serve(stopping).await;
     tracing::info!(totals = ?telemetry.metrics.totals(), drained, "stopped");
@@ -100,7 +103,7 @@ async fn reload_on_change(settings: Settings, mut files: Vec<PathBuf>, reloader:
 }
 
 /// Waits for SIGTERM or SIGINT.
-async fn told_to_stop() {
+pub(super) async fn told_to_stop() {
     let mut terminate = signal(SignalKind::terminate()).expect("tokio's signal handling is enabled");
     let mut interrupt = signal(SignalKind::interrupt()).expect("tokio's signal handling is enabled");
     tokio::select! {
@@ -109,7 +112,7 @@ async fn told_to_stop() {
     }
 }
 
-fn cannot_start(error: impl std::fmt::Display) -> ExitCode {
+pub(super) fn cannot_start(error: impl std::fmt::Display) -> ExitCode {
     eprintln!("cannot start: {error}");
     ExitCode::FAILURE
 }

@@ -213,7 +213,7 @@ async fn fetch(url: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::{Decision, Metrics, Nearness, Row, Stock};
+    use crate::telemetry::{Decision, Metrics, Nearness, Row};
 
     fn page(distances: &[(u32, usize)]) -> Vec<Sample> {
         let metrics = Metrics::new();
@@ -229,7 +229,7 @@ mod tests {
             };
             (0..*rows).for_each(|_| metrics.judged(&model, &row));
         }
-        samples(&metrics.prometheus(Stock::default())).unwrap()
+        samples(&metrics.prometheus()).unwrap()
     }
 
     fn tune(share: f64) -> Tune {

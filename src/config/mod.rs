@@ -19,11 +19,14 @@ use crate::judgment::Rules;
 use crate::protocol::tensor::Reading;
 use crate::{scores, session, telemetry, timing};
 
+mod pod;
 mod read;
 mod section;
 mod written;
 
+pub use pod::{Bypass, BypassCheck, Place, Probe, Probes, Target};
 pub use section::Mistakes;
+pub(crate) use section::Section;
 pub use written::Written;
 
 /// Where we listen.
@@ -177,6 +180,10 @@ pub struct Config {
     pub upstream: UpstreamAddress,
     /// Where the operator's own port is.
     pub admin: Option<Address>,
+    /// The pod's probes that are answered here.
+    pub probes: Probes,
+    /// Where the model server must not answer.
+    pub bypass: Bypass,
     /// TLS towards callers.
     pub tls: Option<ServerTls>,
     /// TLS towards the model server.
@@ -246,6 +253,9 @@ pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -
     let mut layer = toml::Table::new();
     for (name, text) in variables {
         let Some(path) = name.strip_prefix("REFRAIN_") else { continue };
+        if is_of_a_service(path, &text) {
+            continue;
+        }
         let parsed: Result<toml::Table, _> = format!("value = {text}").parse();
         let value =
             parsed.ok().and_then(|mut table| table.remove("value")).unwrap_or(toml::Value::String(text));
@@ -259,6 +269,22 @@ pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -
         }
     }
     layer
+}
+
+/// Whether Kubernetes set this variable for a Service whose name begins with ours: `REFRAIN_PORT=tcp://…`,
+/// `REFRAIN_WEBHOOK_SERVICE_HOST` and their like stand in every container of the Service's namespace.
+fn is_of_a_service(path: &str, text: &str) -> bool {
+    let words: Vec<&str> = path.split('_').collect();
+    let of_a_port = |words: &[&str]| {
+        let [port, number, protocol, ..] = words else { return false };
+        *port == "PORT" && number.parse::<u16>().is_ok() && ["TCP", "UDP", "SCTP"].contains(protocol)
+    };
+    let is_link = words.last() == Some(&"PORT")
+        && ["tcp://", "udp://", "sctp://"].iter().any(|kind| text.starts_with(kind));
+    path.ends_with("SERVICE_HOST")
+        || path.contains("SERVICE_PORT")
+        || is_link
+        || words.windows(3).any(of_a_port)
 }
 
 fn merge(into: &mut toml::Table, layer: toml::Table) {
@@ -351,6 +377,24 @@ mod tests {
         assert_eq!(config.model("clf_off_1", "").mode, Mode::Off);
         assert_eq!(config.model("clf_u8", "x").group.as_deref(), Some("signed"));
         assert_eq!(config.model("clf_u8", "").group, None);
+    }
+
+    #[test]
+    fn variables_of_services_that_bear_our_name_are_no_settings() {
+        let of_services = [
+            ("REFRAIN_SERVICE_HOST", "10.0.0.1"),
+            ("REFRAIN_SERVICE_PORT", "443"),
+            ("REFRAIN_WEBHOOK_SERVICE_PORT_HTTPS", "443"),
+            ("REFRAIN_PORT", "tcp://10.0.0.1:443"),
+            ("REFRAIN_PORT_443_TCP", "tcp://10.0.0.1:443"),
+            ("REFRAIN_PORT_443_TCP_ADDR", "10.0.0.1"),
+            ("REFRAIN_WEBHOOK_PORT_443_TCP_PROTO", "tcp"),
+        ];
+        let owned = of_services.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(from_environment(owned), toml::Table::new());
+        let near = [("REFRAIN_PORT", "443"), ("REFRAIN_IMPORT_TCP", "1")];
+        let owned = near.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(from_environment(owned).len(), 2, "what only looks like it is refused by its name");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustls::pki_types::ServerName;
 use super::section::{Mistakes, Section};
 use super::{
     Address, CallerSettings, Config, Limits, Mode, ModelSettings, OnUnreadable, ServerTls, UpstreamAddress,
-    UpstreamTls, Written, merge,
+    UpstreamTls, Written, merge, pod,
 };
 use crate::judgment::{Anchor, MAX_SIDE, OnSuspected, Profile, Rules};
 use crate::protocol::tensor::{Range, Reading, Resize, Sees};
@@ -56,6 +56,8 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
     let store = top.section("store", store);
     let timing = top.section("timing", |timing| timing.choice("mode", &TIMINGS, timing::Mode::Sample));
     let admin = top.section("admin", admin);
+    let probes = top.section("probes", pod::probes);
+    let bypass = top.section("bypass", pod::bypass);
     let telemetry = top.section("telemetry", telemetry);
     let (models, patterns) = models(&mut top, timing, limits.image_pixels);
     top.end();
@@ -63,6 +65,8 @@ pub(super) fn read(table: toml::Table, mistakes: &mut Mistakes) -> Config {
         listen,
         upstream,
         admin,
+        probes,
+        bypass,
         tls,
         upstream_tls,
         rpc_allow,

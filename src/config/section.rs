@@ -24,7 +24,7 @@ impl std::fmt::Display for Mistakes {
 impl std::error::Error for Mistakes {}
 
 /// One table, whose keys are taken out one by one; what is left at the end nobody knows.
-pub(super) struct Section<'a> {
+pub(crate) struct Section<'a> {
     name: String,
     table: toml::Table,
     known: Vec<&'static str>,
@@ -33,7 +33,7 @@ pub(super) struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The section called `name` (empty for the top level).
-    pub(super) fn new(name: impl Into<String>, table: toml::Table, mistakes: &'a mut Mistakes) -> Self {
+    pub(crate) fn new(name: impl Into<String>, table: toml::Table, mistakes: &'a mut Mistakes) -> Self {
         Self { name: name.into(), table, known: Vec::new(), mistakes }
     }
 
@@ -47,24 +47,24 @@ impl<'a> Section<'a> {
     }
 
     /// Adds a mistake about `key`.
-    pub(super) fn mistake(&mut self, key: &str, what: impl std::fmt::Display) {
+    pub(crate) fn mistake(&mut self, key: &str, what: impl std::fmt::Display) {
         let key = self.key(key);
         self.mistakes.add(&key, what);
     }
 
     /// The value of `key` where it is set and right.
-    pub(super) fn optional<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn optional<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
         let value = self.take(key)?;
         value.try_into().map_err(|error: toml::de::Error| self.mistake(key, error.message())).ok()
     }
 
     /// The value of `key`, or `default`.
-    pub(super) fn value<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
+    pub(crate) fn value<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
         self.optional(key).unwrap_or(default)
     }
 
     /// As [`Section::value`], within `range`.
-    pub(super) fn within<T>(&mut self, key: &'static str, default: T, range: std::ops::RangeInclusive<T>) -> T
+    pub(crate) fn within<T>(&mut self, key: &'static str, default: T, range: std::ops::RangeInclusive<T>) -> T
     where
         T: DeserializeOwned + PartialOrd + std::fmt::Display + Copy,
     {
@@ -77,7 +77,7 @@ impl<'a> Section<'a> {
     }
 
     /// A time, written as `"90s"`, `"1h 30m"`, `"250ms"`.
-    pub(super) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
+    pub(crate) fn duration(&mut self, key: &'static str, default: Duration) -> Duration {
         #[derive(serde::Deserialize)]
         #[serde(transparent)]
         struct Written(#[serde(with = "humantime_serde")] Duration);
@@ -85,7 +85,7 @@ impl<'a> Section<'a> {
     }
 
     /// A number of bytes, written as `"64MiB"`, `"10kB"` or a plain number.
-    pub(super) fn bytes(&mut self, key: &'static str, default: usize) -> usize {
+    pub(crate) fn bytes(&mut self, key: &'static str, default: usize) -> usize {
         match self.optional::<bytesize::ByteSize>(key).map(|size| usize::try_from(size.as_u64())) {
             None => default,
             Some(Ok(bytes)) => bytes,
@@ -97,12 +97,12 @@ impl<'a> Section<'a> {
     }
 
     /// One word of a closed list.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+    pub(crate) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], default: T) -> T {
         self.optional_choice(key, words).unwrap_or(default)
     }
 
     /// As [`Section::choice`], where leaving it out means something of its own.
-    pub(super) fn optional_choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn optional_choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let written: String = self.optional(key)?;
         match words.iter().find(|(word, _)| *word == written) {
             Some((_, meaning)) => Some(*meaning),
@@ -115,18 +115,18 @@ impl<'a> Section<'a> {
     }
 
     /// A table inside this one; empty where it is not set.
-    pub(super) fn table(&mut self, key: &'static str) -> toml::Table {
+    pub(crate) fn table(&mut self, key: &'static str) -> toml::Table {
         self.value(key, toml::Table::new())
     }
 
     /// A section inside this one, read by `read`.
-    pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
+    pub(crate) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let table = self.table(key);
         self.nested(key, table, read)
     }
 
     /// `table` as the section `name` inside this one, read by `read`.
-    pub(super) fn nested<T>(
+    pub(crate) fn nested<T>(
         &mut self,
         name: impl AsRef<str>,
         table: toml::Table,
@@ -139,7 +139,7 @@ impl<'a> Section<'a> {
     }
 
     /// Reports the keys that nobody asked for.
-    pub(super) fn end(mut self) {
+    pub(crate) fn end(mut self) {
         let unknown: Vec<String> = self.table.keys().cloned().collect();
         self.known.sort_unstable();
         for key in unknown {

@@ -4,21 +4,21 @@
 //! ```text
 //! GET  /livez      200 while the process answers
 //! GET  /readyz     200, or 503 with a line for each reason
-//! GET  /metrics    Prometheus' text format, or OpenMetrics where that is asked for
+//! GET  /metrics    Prometheus' text format (0.0.4), whatever is asked for
 //! GET  /config     loopback only: what was set, secrets left out
 //! GET  /sessions   loopback only: digests, counts and ages
 //! PUT  /log        loopback only: what is logged from now on, as --log takes it
+//! PUT  /drain      loopback only: calls should go elsewhere from now on; those that come are served
 //! ```
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST};
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -34,11 +34,15 @@ use super::quota::Quota;
 use crate::session::{Embedded, Store};
 use crate::telemetry::{Stock, set_level};
 
-/// Connections at once; a probe, a scraper and a person need three.
-const CONNECTIONS: usize = 64;
+/// Connections at once, and of one address: a probe, a scraper and a person need three, and nobody may keep them out.
+const CONNECTIONS: usize = 512;
+const CONNECTIONS_OF_ONE: usize = 16;
 
-/// A connection may be silent before and between requests for this long.
-const SILENCE: Duration = Duration::from_secs(30);
+/// A connection may be silent before a request for this long.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// A connection lasts this long, whoever reads or does not; who wants more makes another.
+const LIFE: Duration = Duration::from_secs(30);
 
 /// The longest filter that is taken, in bytes.
 const FILTER: usize = 4096;
@@ -48,7 +52,6 @@ const SHOWN: usize = 1000;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers until it is dropped. While calls in flight end it still answers, and says that it is not ready.
 pub(super) async fn serve(
@@ -56,7 +59,7 @@ pub(super) async fn serve(
     predictor: Arc<Predictor<Embedded>>,
     draining: watch::Receiver<bool>,
 ) {
-    let places = Quota::new(CONNECTIONS, CONNECTIONS);
+    let places = Quota::new(CONNECTIONS, CONNECTIONS_OF_ONE);
     let mut connections = JoinSet::new();
     loop {
         let arrival = tokio::select! {
@@ -78,8 +81,10 @@ pub(super) async fn serve(
 
 async fn serve_one(arrival: Arrival, predictor: Arc<Predictor<Embedded>>, draining: watch::Receiver<bool>) {
     let Ok((stream, peer)) = arrival.shake_hands().await else { return };
-    // Who reaches a UNIX socket is on this machine.
-    let local = peer.address.is_none_or(|address| address.to_canonical().is_loopback());
+    // Who reaches a UNIX socket is on this machine. Of loopback's addresses only its own: a mesh hands on what came from the network
+    // under another (127.0.0.6).
+    let own = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let local = peer.address.is_none_or(|address| own.contains(&address.to_canonical()));
     let service = service_fn(move |request| {
         let (predictor, draining) = (Arc::clone(&predictor), *draining.borrow());
         async move { Ok::<_, Infallible>(answer(request, &predictor, draining, local).await) }
@@ -89,7 +94,7 @@ async fn serve_one(arrival: Arrival, predictor: Arc<Predictor<Embedded>>, draini
         .header_read_timeout(SILENCE)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    if let Ok(Err(error)) = tokio::time::timeout(LIFE, connection).await {
         tracing::debug!(%error, "a connection to the admin port ended");
     }
 }
@@ -101,33 +106,44 @@ async fn answer(
     local: bool,
 ) -> Response<Full<Bytes>> {
     let path = request.uri().path().to_owned();
-    let allowed = match path.as_str() {
-        "/log" => [Method::PUT, Method::POST],
-        _ => [Method::GET, Method::HEAD],
+    let allowed: &[Method] = match path.as_str() {
+        "/log" | "/drain" => &[Method::PUT],
+        _ => &[Method::GET, Method::HEAD],
     };
-    // A page in a browser on this machine may reach the port under a name of its own: such a name is not ours.
-    let here = local && request.headers().get(HOST).is_none_or(names_this_machine);
+    // A page in a browser on this machine may reach the port under a name of its own, which is not ours, or under ours, and then its
+    // browser says so.
+    let by_a_page = |name: &str| request.headers().contains_key(name);
+    let here = local
+        && request.headers().get(HOST).is_none_or(names_this_machine)
+        && !["origin", "sec-fetch-site"].into_iter().any(by_a_page);
     match path.as_str() {
         "/livez" | "/readyz" | "/metrics" => {}
-        "/config" | "/sessions" | "/log" if here => {}
-        "/config" | "/sessions" | "/log" => return text(StatusCode::FORBIDDEN, "from this machine only\n"),
+        "/config" | "/sessions" | "/log" | "/drain" if here => {}
+        "/config" | "/sessions" | "/log" | "/drain" => {
+            return text(StatusCode::FORBIDDEN, "from this machine only\n");
+        }
         _ => return text(StatusCode::NOT_FOUND, "expected /livez, /readyz or /metrics\n"),
     }
     if !allowed.contains(request.method()) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "");
-        let named = format!("{}, {}", allowed[0], allowed[1]);
-        refusal.headers_mut().insert(ALLOW, HeaderValue::try_from(named).expect("two methods and a comma"));
+        let named = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
+        refusal.headers_mut().insert(ALLOW, HeaderValue::try_from(named).expect("methods and commas"));
         return refusal;
     }
     match path.as_str() {
         "/livez" => text(StatusCode::OK, "alive\n"),
         "/readyz" => readiness(predictor, draining),
-        "/metrics" => metrics(&request, predictor),
+        "/metrics" => page(StatusCode::OK, CLASSIC, predictor.telemetry.metrics.prometheus()),
         "/config" => {
             let written = predictor.live.load().config.written.redacted();
             page(StatusCode::OK, "application/toml", written)
         }
         "/sessions" => page(StatusCode::OK, "application/json", sessions(predictor)),
+        "/drain" => {
+            tracing::info!("told to leave: not ready from now on, while calls are served");
+            predictor.readiness.leave();
+            text(StatusCode::OK, "draining\n")
+        }
         _ => log(request).await,
     }
 }
@@ -144,12 +160,9 @@ fn names_this_machine(host: &HeaderValue) -> bool {
 
 /// Why calls should, or should not, be sent here.
 fn readiness(predictor: &Predictor<Embedded>, draining: bool) -> Response<Full<Bytes>> {
-    let mut reasons = Vec::new();
+    let mut reasons = predictor.readiness.reasons();
     if draining {
-        reasons.push("draining: calls in flight are ending");
-    }
-    if !predictor.upstream.ready.load(Ordering::Relaxed) {
-        reasons.push("upstream: the model server is not ready");
+        reasons.push("draining: calls in flight are ending".to_owned());
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut said = String::new();
@@ -167,29 +180,19 @@ fn readiness(predictor: &Predictor<Embedded>, draining: bool) -> Response<Full<B
     text(status, said)
 }
 
-fn metrics(request: &Request<Incoming>, predictor: &Predictor<Embedded>) -> Response<Full<Bytes>> {
-    let accepts = |value: &HeaderValue| {
-        value.to_str().is_ok_and(|value| value.contains("application/openmetrics-text"))
-    };
-    let stock = stock(predictor);
-    let metrics = &predictor.telemetry.metrics;
-    if request.headers().get_all(ACCEPT).iter().any(accepts) {
-        page(StatusCode::OK, OPEN_METRICS, metrics.open_metrics(stock))
-    } else {
-        page(StatusCode::OK, CLASSIC, metrics.prometheus(stock))
-    }
-}
-
 /// What is held at the moment.
 pub(super) fn stock(predictor: &Predictor<Embedded>) -> Stock {
     let stats = predictor.store.stats();
+    let gaps = predictor.times.gaps.distances().into_iter();
     Stock {
         sessions: (stats.sessions, stats.established, stats.suspected),
         entries: (stats.anchors, stats.ghosts),
         bytes: (stats.bytes, predictor.store.limits().bytes),
         evictions: stats.departures.by_reason().to_vec(),
         oversized: stats.oversized_answers,
-        upstream_ready: predictor.upstream.ready.load(Ordering::Relaxed),
+        upstream_ready: predictor.readiness.upstream_ready(),
+        upstream_exposed: predictor.readiness.upstream_exposed(),
+        gaps: gaps.map(|gap| (predictor.telemetry.metrics.model(&gap.model), gap.distance)).collect(),
     }
 }
 
@@ -248,7 +251,8 @@ async fn log(request: Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, said: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// A page of plain text.
+pub(super) fn text(status: StatusCode, said: impl Into<Bytes>) -> Response<Full<Bytes>> {
     page(status, TEXT, said)
 }
 

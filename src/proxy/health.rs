@@ -1,7 +1,6 @@
-//! `grpc.health.v1` in the model server's name: serving when we and the upstream are.
+//! `grpc.health.v1` in the model server's name: serving when we and the upstream are, and nothing else speaks against it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -10,6 +9,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use super::readiness::Readiness;
 use super::route::{INFERENCE, PREDICTION};
 use super::upstream::Upstream;
 use crate::protocol::pb;
@@ -25,27 +25,42 @@ pub(super) fn service() -> (HealthReporter, HealthServer<impl Health>) {
 /// Reports until `draining` turns true, and from then on that we serve no more.
 pub(super) async fn watch(
     upstream: Arc<Upstream>,
+    readiness: Arc<Readiness>,
     reporter: HealthReporter,
     mut draining: watch::Receiver<bool>,
 ) {
-    let mut known = None;
-    report(&reporter, ServingStatus::NotServing).await;
-    loop {
-        let ready = is_ready(&upstream).await;
-        upstream.ready.store(ready, Ordering::Relaxed);
-        if known != Some(ready) {
-            tracing::info!(ready, "model server readiness");
-            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-            report(&reporter, status).await;
-            known = Some(ready);
-        }
-        let pause = if ready { EVERY.0 } else { EVERY.1 };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = draining.wait_for(|draining| *draining) => break,
-        }
+    tokio::select! {
+        () = keep_asking(&upstream, &readiness) => {}
+        () = keep_reporting(&readiness, &reporter) => {}
+        _ = draining.wait_for(|draining| *draining) => {}
     }
     report(&reporter, ServingStatus::NotServing).await;
+}
+
+/// Asks the model server, for ever.
+async fn keep_asking(upstream: &Upstream, readiness: &Readiness) {
+    let mut known = None;
+    loop {
+        let ready = is_ready(upstream).await;
+        readiness.upstream_is(ready);
+        if known.replace(ready) != Some(ready) {
+            tracing::info!(ready, "model server readiness");
+        }
+        tokio::time::sleep(if ready { EVERY.0 } else { EVERY.1 }).await;
+    }
+}
+
+/// Says what became known, for ever.
+async fn keep_reporting(readiness: &Readiness, reporter: &HealthReporter) {
+    let mut changes = readiness.changes();
+    let mut known = None;
+    loop {
+        changes.next().await;
+        let ready = readiness.reasons().is_empty();
+        if known.replace(ready) != Some(ready) {
+            report(reporter, if ready { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+        }
+    }
 }
 
 async fn is_ready(upstream: &Upstream) -> bool {

@@ -172,12 +172,7 @@ impl Arrival {
     /// Whose share of the connections this one counts against: its network's, or the UNIX socket's.
     pub(super) fn origin(&self) -> [u8; 16] {
         match &self.raw {
-            Raw::Tcp(_, IpAddr::V4(address)) => address.to_ipv6_mapped().octets(),
-            Raw::Tcp(_, IpAddr::V6(address)) => {
-                let mut origin = [0; 16];
-                origin[..8].copy_from_slice(&address.octets()[..8]);
-                origin
-            }
+            Raw::Tcp(_, address) => origin_of(*address),
             Raw::Unix(_) => [0; 16],
         }
     }
@@ -208,6 +203,18 @@ impl Arrival {
         let stream = TlsAcceptor::from(tls).accept(stream).await?;
         let certified = stream.get_ref().1.peer_certificates().and_then(tls::subject_of).map(Arc::from);
         Ok((Box::pin(stream), Peer { address, certified }))
+    }
+}
+
+/// The network that an address counts for.
+pub(super) fn origin_of(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => {
+            let mut origin = [0; 16];
+            origin[..8].copy_from_slice(&address.octets()[..8]);
+            origin
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! tls.rs          files into TLS configurations, certificates into names
 //! connection.rs   one connection's calls, each to the place that its path names
 //! route.rs        which call is this
+//! readiness.rs    should calls be sent here
 //! health.rs       grpc.health.v1, in the model server's name
 //! passthrough.rs  a call that is let through: bytes on and bytes back
 //! witness.rs      what the operator is told of each call
@@ -25,12 +26,15 @@
 //! body.rs         bodies that keep frames and trailers as they are
 //! status.rs       errors into statuses
 //! admin.rs        the operator's own port
+//! probes.rs       the pod's probes, asked in its stead
+//! bypass.rs       can the model server be reached past us
 //! ```
 
 mod listen;
 mod tls;
 mod connection;
 mod route;
+mod readiness;
 mod health;
 mod passthrough;
 mod witness;
@@ -51,6 +55,8 @@ mod template;
 mod body;
 mod status;
 mod admin;
+mod probes;
+mod bypass;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,14 +69,16 @@ pub use connection::serve_local;
 pub use listen::Listener;
 pub use tls::TlsError;
 
-use crate::config::Config;
+use crate::config::{BypassCheck, Config};
 use crate::session::{Embedded, Stats, Store};
-use crate::telemetry::{Stock, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::timing::Pacer;
 use connection::Connection;
 use live::{Keys, Live};
 use predict::Predictor;
+use probes::{ProbePort, Serving};
 use quota::Quota;
+use readiness::Readiness;
 use release::Times;
 use upstream::{Connector, Upstream};
 
@@ -79,6 +87,7 @@ pub struct Sidecar {
     predictor: Arc<Predictor<Embedded>>,
     listener: Listener,
     admin: Option<Listener>,
+    probes: Option<Serving>,
     tls: Arc<ArcSwapOption<rustls::ServerConfig>>,
 }
 
@@ -133,22 +142,41 @@ impl Sidecar {
                 Some(bound.map_err(|source| StartError::Listen { address: address.to_string(), source })?)
             }
         };
+        let probes = match ProbePort::bind(&config.probes) {
+            Ok(port) => port.map(ProbePort::serve).transpose(),
+            Err(error) => Err(error),
+        };
+        let probes = probes.map_err(|source| StartError::Listen {
+            address: config.probes.listen.map(|address| address.to_string()).unwrap_or_default(),
+            source,
+        })?;
         let variable = |name: &str| std::env::var(name).ok();
         let telemetry = Arc::new(Telemetry::start(&config.telemetry, &variable));
         let keys = Keys { pictures: secret()?, callers: secret()? };
         let upstream = Arc::new(Upstream::open(connector));
         let store = Arc::new(Embedded::new(config.store.clone()));
+        let readiness = Arc::new(Readiness::new(
+            !config.bypass.targets().is_empty(),
+            config.bypass.check == BypassCheck::Enforce,
+        ));
         let live = Live::new(config, Arc::clone(&upstream), keys, listener.is_local());
         let predictor = Arc::new(Predictor {
             live: ArcSwap::from_pointee(live),
             upstream,
+            readiness,
             store,
             times: Times::new(pacer),
             decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
             telemetry,
         });
-        Ok(Self { predictor, listener, admin, tls })
+        // Not by the sidecar itself: what it tells must not keep it.
+        let watched = Arc::downgrade(&predictor);
+        predictor
+            .telemetry
+            .metrics
+            .watch(move || watched.upgrade().map(|predictor| admin::stock(&predictor)));
+        Ok(Self { predictor, listener, admin, probes, tls })
     }
 
     /// The means to change its configuration later.
@@ -170,15 +198,14 @@ impl Sidecar {
         self.admin.as_ref().map(Listener::address)
     }
 
+    /// Where the pod's probes are answered, where they are.
+    pub fn probes_address(&self) -> Option<String> {
+        self.probes.as_ref().map(Serving::address)
+    }
+
     /// What it counts and tells; readable while it serves.
     pub fn telemetry(&self) -> Arc<Telemetry> {
         Arc::clone(&self.predictor.telemetry)
-    }
-
-    /// What a page of metrics shows of its store and its model server.
-    pub fn stock(&self) -> impl Fn() -> Stock + Send + Sync + 'static {
-        let predictor = Arc::clone(&self.predictor);
-        move || admin::stock(&predictor)
     }
 
     /// What its store holds at the moment.
@@ -191,11 +218,15 @@ impl Sidecar {
     ///
     /// True where every connection ended by itself; the others are cut.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) -> bool {
-        let Self { predictor, listener, admin, .. } = self;
+        // The probes are answered until the end.
+        let Self { predictor, listener, admin, probes: _probes, .. } = self;
         let limits = predictor.live.load().config.limits.clone();
         let (reporter, health) = health::service();
         let mut helpers = JoinSet::new();
-        helpers.spawn(health::watch(Arc::clone(&predictor.upstream), reporter, stop.clone()));
+        let readiness = Arc::clone(&predictor.readiness);
+        let bypass = predictor.live.load().config.bypass.targets();
+        helpers.spawn(bypass::watch(bypass, Arc::clone(&readiness), bypass::dial));
+        helpers.spawn(health::watch(Arc::clone(&predictor.upstream), readiness, reporter, stop.clone()));
         helpers.spawn(renew_models(Arc::clone(&predictor)));
         helpers.spawn(tidy_store(Arc::clone(&predictor)));
         if let Some(admin) = admin {
@@ -270,6 +301,8 @@ impl Reloader {
         let fixed = [
             ("listen", config.listen != before.config.listen),
             ("admin", config.admin != before.config.admin),
+            ("probes", config.probes != before.config.probes),
+            ("bypass", config.bypass != before.config.bypass),
             ("telemetry", !config.telemetry.tells_as(&before.config.telemetry)),
             ("upstream", config.upstream != before.config.upstream),
             ("upstream_tls", config.upstream_tls != before.config.upstream_tls),

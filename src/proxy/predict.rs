@@ -26,6 +26,7 @@ use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
 use super::quota::Permit;
 use super::read::{Arrival, Asked, Opened};
+use super::readiness::Readiness;
 use super::release::{Occasion, Origin, Times};
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
@@ -50,6 +51,8 @@ pub(super) struct Predictor<S> {
     pub(super) live: ArcSwap<Live>,
     /// The model server.
     pub(super) upstream: Arc<Upstream>,
+    /// Whether calls should be sent here.
+    pub(super) readiness: Arc<Readiness>,
     /// What callers asked before.
     pub(super) store: Arc<S>,
     /// When replies leave.
@@ -304,7 +307,8 @@ impl<S: Store> Predictor<S> {
         mut follows: Vec<(usize, Follow)>,
     ) -> Result<Reply, CallError> {
         let query = &asked.query;
-        let cover = self.cover(call, asked, occasion, &follows).ok_or(CallError::Overloaded)?;
+        let valid = self.is_valid(&call.head.headers, asked, &follows);
+        let cover = cover(call, occasion.mode, valid).ok_or(CallError::Overloaded)?;
         let shadowed = matches!(cover, Cover::Shadow(_));
         if shadowed {
             self.telemetry.metrics.shadowed();
@@ -329,6 +333,9 @@ impl<S: Store> Predictor<S> {
                 Ok(fresh) => Some(Ok(fresh.reply)),
                 Err(error) => Some(Err(error)),
             };
+            // Who asks in a form that is known to be accepted is not told how the model took this very picture, not even by an
+            // error: had he been held, nobody would have asked it.
+            let failed = failed.filter(|_| !(shadowed && all_replayed && valid));
             if let Some(failed) = failed {
                 if shadowed {
                     self.let_go(call, occasion, Origin::Failed).await;
@@ -361,27 +368,6 @@ impl<S: Store> Predictor<S> {
             self.hold(call, occasion, Some(anchor_took)).await;
         }
         Ok(reply)
-    }
-
-    /// What a replay is hidden behind: a hold, or where that may not be, and under [`Mode::Shadow`], a call to the upstream that
-    /// answers for form and time, and we for the rows. None where neither can be had.
-    fn cover(
-        &self,
-        call: &Call,
-        asked: &Asked,
-        occasion: &Occasion,
-        follows: &[(usize, Follow)],
-    ) -> Option<Cover> {
-        let (live, caller) = (&call.live, call.caller.digest.0);
-        let shadow = || live.shadows.take(caller, 1).map(Cover::Shadow);
-        let held = || {
-            let valid = self.is_valid(&call.head.headers, asked, follows);
-            live.held.take(caller, 1).filter(|_| valid).map(Cover::Hold)
-        };
-        match occasion.mode {
-            Mode::Shadow => shadow().or_else(held),
-            _ => held().or_else(shadow),
-        }
     }
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
@@ -493,6 +479,15 @@ enum Cover {
     Hold(#[expect(dead_code, reason = "its place is free when it is dropped")] Permit),
     /// The upstream is asked, and its answer dropped.
     Shadow(#[expect(dead_code, reason = "as above")] Permit),
+}
+
+/// What a replay is hidden behind: a hold, or where its form is not known to be valid or no more calls may wait, and under
+/// [`Mode::Shadow`], a call to the upstream that answers for form and time, and we for the rows. None where neither can be had.
+fn cover(call: &Call, mode: Mode, valid: bool) -> Option<Cover> {
+    let (live, caller) = (&call.live, call.caller.digest.0);
+    let shadow = || live.shadows.take(caller, 1).map(Cover::Shadow);
+    let hold = || if valid { live.held.take(caller, 1).map(Cover::Hold) } else { None };
+    if mode == Mode::Shadow { shadow().or_else(hold) } else { hold().or_else(shadow) }
 }
 
 /// The reply to a call of which every row was forwarded; `hides` says that it must look like one from memory.

@@ -74,7 +74,13 @@ impl<S: Store> Predictor<S> {
             self.times.latencies.record(&occasion.stratum, occasion.load, took);
         }
         if occasion.mode == Mode::Bucket {
-            let leaves = self.times.grids.forwarded(&occasion.stratum, call.arrived, took);
+            let grids = &self.times.grids;
+            let leaves = match origin {
+                Origin::Failed => grids.failed(&occasion.stratum, took),
+                Origin::Forwarded | Origin::Shadowed => {
+                    grids.forwarded(&occasion.stratum, call.arrived, took)
+                }
+            };
             self.wait(call, leaves).await;
         }
         if origin != Origin::Failed {
@@ -90,7 +96,10 @@ impl<S: Store> Predictor<S> {
         let target = occasion.target.or_else(guess).unwrap_or_default();
         let leaves = match occasion.mode {
             // What is ready later than its target leaves on the grid all the same.
-            Mode::Bucket => self.times.grids.replayed(&occasion.stratum, target.max(call.arrived.elapsed())),
+            Mode::Bucket => {
+                let ready = target.max(call.arrived.elapsed());
+                self.times.grids.replayed(&occasion.stratum, call.arrived, ready)
+            }
             _ => target,
         };
         self.wait(call, leaves).await;

@@ -103,8 +103,6 @@ pub(super) struct Upstream {
     next: AtomicUsize,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
-    /// It says that it is ready; kept by `health.rs`.
-    pub(super) ready: AtomicBool,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
     /// Calls that wait for their reply.
@@ -424,7 +422,6 @@ impl Upstream {
             lanes,
             next: AtomicUsize::new(0),
             template: Template::default(),
-            ready: AtomicBool::new(false),
             streams: AtomicBool::new(false),
             asking: AtomicUsize::new(0),
         }

@@ -38,8 +38,8 @@ pub(super) struct Tally {
     pub(super) bytes: usize,
     pub(super) anchors: usize,
     pub(super) ghosts: usize,
-    /// 1 where the session is suspected, as of its last call.
-    pub(super) suspected: usize,
+    /// Until when the session is suspected, if it is.
+    pub(super) suspected: Option<Instant>,
 }
 
 /// Makes a new lead: the number of its anchor, the lead, and the anchor's end of it.
@@ -221,8 +221,11 @@ impl History {
         let bytes =
             size_of::<Self>() + self.memory.footprint() + self.answered.capacity() * size_of::<Answered>();
         // The paper's profile counts nothing against anyone.
-        let suspects = self.profile == Profile::Hardened && self.suspicion.suspected(limits.suspicions);
-        Tally { bytes, anchors, ghosts, suspected: usize::from(suspects) }
+        let suspected = self
+            .suspicion
+            .suspected_until(limits.suspicions, limits.suspicion_decay)
+            .filter(|_| self.profile == Profile::Hardened);
+        Tally { bytes, anchors, ghosts, suspected }
     }
 
     pub(super) fn take_left(&mut self) -> Left {

@@ -18,7 +18,7 @@ use super::limits::{Limits, Room};
 use super::memory::Left;
 use super::store::Session;
 use super::{Glance, SessionKey};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub struct Stats {
     pub sessions: usize,
     /// Those of them that are established.
     pub established: usize,
-    /// Those that were suspected when they were last heard of.
+    /// Those that are suspected.
     pub suspected: usize,
     /// Anchors held, pending ones included.
     pub anchors: usize,
@@ -130,7 +130,8 @@ pub(super) struct Ledger {
     lines: [Line; 8],
     anchors: usize,
     ghosts: usize,
-    suspected: usize,
+    /// Who is suspected, by when that ends; a session is put in once for each time, and taken out once.
+    suspected: BTreeSet<(Instant, usize)>,
     departures: Departures,
 }
 
@@ -278,11 +279,24 @@ impl Ledger {
         leavers
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    /// Takes up to `most` sessions off the suspected whose time is over. True if there may be more.
+    pub(super) fn forgive(&mut self, now: Instant, most: usize) -> bool {
+        for _ in 0..most {
+            match self.suspected.first() {
+                Some((until, _)) if *until <= now => self.suspected.pop_first(),
+                _ => return false,
+            };
+        }
+        true
+    }
+
+    /// What is held now. It costs a few steps, and one for each session whose suspicion ended since anybody looked.
+    pub(super) fn stats(&mut self, now: Instant) -> Stats {
+        self.forgive(now, usize::MAX);
         Stats {
             sessions: self.by_key.len(),
             established: self.sum(|class| class.established).sessions,
-            suspected: self.suspected,
+            suspected: self.suspected.len(),
             anchors: self.anchors,
             ghosts: self.ghosts,
             bytes: self.sum(|_| true).bytes,
@@ -303,7 +317,7 @@ impl Ledger {
                     key: slot.session.key.clone(),
                     verified: class.verified,
                     established: class.established,
-                    suspected: slot.tally.suspected > 0,
+                    suspected: slot.tally.suspected.is_some_and(|until| until > now),
                     anchors: slot.tally.anchors,
                     ghosts: slot.tally.ghosts,
                     bytes: slot.tally.bytes,
@@ -411,7 +425,10 @@ impl Ledger {
         self.lines[line].bytes = self.lines[line].bytes - before.bytes + tally.bytes;
         self.anchors = self.anchors - before.anchors + tally.anchors;
         self.ghosts = self.ghosts - before.ghosts + tally.ghosts;
-        self.suspected = self.suspected - before.suspected + tally.suspected;
+        if before.suspected != tally.suspected {
+            before.suspected.map(|until| self.suspected.remove(&(until, index)));
+            tally.suspected.map(|until| self.suspected.insert((until, index)));
+        }
     }
 
     fn class(&self, index: usize) -> Class {
@@ -469,12 +486,14 @@ impl Ledger {
     }
 }
 
-/// What one more session costs beside its history: its place in the table and its key, twice.
+/// What one more session costs beside its history: its place in the table and its key, twice, and a place among the
+/// suspected, in nodes that are half full at worst.
 pub(super) fn overhead(key: &SessionKey) -> usize {
     size_of::<Session>() - size_of::<History>()
         + size_of::<Option<Slot>>()
         + size_of::<(SessionKey, usize)>()
         + 2 * size_of::<usize>()
+        + 2 * size_of::<(Instant, usize)>()
         + shared_text(&key.group)
 }
 

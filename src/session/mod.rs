@@ -153,7 +153,7 @@ pub struct Glance {
     pub verified: bool,
     /// Newcomers cannot push it out.
     pub established: bool,
-    /// It came too near its own past too often, as of its last call.
+    /// It came too near its own past too often.
     pub suspected: bool,
     /// Anchors held, pending ones included.
     pub anchors: usize,

@@ -120,7 +120,7 @@ impl Store for Embedded {
     }
 
     fn stats(&self) -> Stats {
-        let stats = lock(&self.shared.ledger).stats();
+        let stats = lock(&self.shared.ledger).stats(Instant::now());
         Stats { oversized_answers: self.shared.oversized.load(Ordering::Relaxed), ..stats }
     }
 }
@@ -165,14 +165,14 @@ impl Shared {
         visit.account(history, now);
     }
 
-    /// Puts up to `most` silent sessions to rest and removes as many that were silent too long. True if there may be more.
+    /// Puts up to `most` silent sessions to rest, removes as many that were silent too long and forgives as many. True if there may be more.
     fn tidy(&self, most: usize, now: Instant) -> bool {
-        let (leavers, resting) = {
+        let (leavers, resting, forgiving) = {
             let mut ledger = lock(&self.ledger);
             let leavers = ledger.remove_idle(self.limits.ghost_ttl, now, most);
-            (leavers, ledger.put_to_rest(self.limits.ttl, now, most))
+            (leavers, ledger.put_to_rest(self.limits.ttl, now, most), ledger.forgive(now, most))
         };
-        let more = leavers.len() == most || resting.len() == most;
+        let more = leavers.len() == most || resting.len() == most || forgiving;
         drop(leavers);
         for visited in resting {
             let visit = Visit { shared: self, visited };

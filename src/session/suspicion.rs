@@ -42,7 +42,17 @@ impl Suspicion {
     pub(super) fn suspected(&self, most: u32) -> bool {
         self.count >= most
     }
+
+    /// Until when the session is suspected if nothing more is counted; nothing where it is not suspected. The count never
+    /// exceeds `most`, so the first period that passes ends it.
+    pub(super) fn suspected_until(&self, most: u32, every: Duration) -> Option<Instant> {
+        let period = if most == 0 { FOR_EVER } else { every.min(FOR_EVER) };
+        self.suspected(most).then(|| self.since + period)
+    }
 }
+
+/// Longer than any process lives, and a time that every clock can count to.
+const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 #[cfg(test)]
 mod tests {
@@ -63,6 +73,26 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         suspicion.decay(3 * HOUR, Instant::now());
         assert_eq!(suspicion.count, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspicion_ends_when_decay_would_end_it_whether_or_not_anybody_looks() {
+        let mut suspicion = Suspicion::new(Instant::now());
+        let began = Instant::now();
+        tokio::time::advance(HOUR).await;
+        for _ in 0..7 {
+            suspicion.count(8);
+        }
+        assert_eq!(suspicion.suspected_until(8, 3 * HOUR), None);
+        suspicion.count(8);
+        assert_eq!(suspicion.suspected_until(8, 3 * HOUR), Some(began + 3 * HOUR));
+        tokio::time::advance(2 * HOUR).await;
+        suspicion.decay(3 * HOUR, Instant::now());
+        assert_eq!(suspicion.suspected_until(8, 3 * HOUR), None);
+        suspicion.count(8);
+        assert_eq!(suspicion.suspected_until(8, 3 * HOUR), Some(began + 6 * HOUR));
+        assert_eq!(suspicion.suspected_until(8, Duration::MAX), Some(began + 3 * HOUR + FOR_EVER));
+        assert_eq!(suspicion.suspected_until(0, HOUR), Some(began + 3 * HOUR + FOR_EVER));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::Temporality;
 
 use super::sampling::Sampling;
 use super::trace::SCHEMA;
@@ -46,6 +47,15 @@ pub(super) struct Batching {
     pub(super) within: Duration,
 }
 
+/// How metrics are pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pushing {
+    /// From one push to the next.
+    pub(super) every: Duration,
+    /// How long one push may take.
+    pub(super) within: Duration,
+}
+
 /// What the environment says of a process's telemetry.
 pub(super) struct Environment<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
@@ -69,7 +79,7 @@ impl<'a> Environment<'a> {
         self.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Where `signal` (`TRACES` or `LOGS`) goes; nowhere unless an endpoint or the exporter is named. `endpoint` is that of our
+    /// Where `signal` (`TRACES`, `LOGS` or `METRICS`) goes; nowhere unless an endpoint or the exporter is named. `endpoint` is that of our
     /// own settings.
     ///
     /// The specification would export to this very machine by default; beside a model server there is rarely a collector.
@@ -83,6 +93,8 @@ impl<'a> Environment<'a> {
         match named.as_deref() {
             None | Some("otlp") => {}
             Some("none") => return None,
+            // The page is there by the admin port, whatever is pushed.
+            Some("prometheus") if signal == "METRICS" => return None,
             Some(other) => Self::wrong(&exporter, other),
         }
         if endpoint.is_none() && of_signal("ENDPOINT").is_none() && named.as_deref() != Some("otlp") {
@@ -121,16 +133,18 @@ impl<'a> Environment<'a> {
         })
     }
 
+    /// The positive number that `name` says.
+    fn number(&self, name: &str, default: u64) -> u64 {
+        let Some(value) = self.get(name) else { return default };
+        value.parse().ok().filter(|number| *number > 0).unwrap_or_else(|| {
+            Self::wrong(name, &value);
+            default
+        })
+    }
+
     /// How spans (`BSP`) or log records (`BLRP`) become batches.
     pub(super) fn batching(&self, prefix: &str) -> Batching {
-        let number = |what: &str, default: u64| {
-            let name = format!("OTEL_{prefix}_{what}");
-            let Some(value) = self.get(&name) else { return default };
-            value.parse().ok().filter(|number| *number > 0).unwrap_or_else(|| {
-                Self::wrong(&name, &value);
-                default
-            })
-        };
+        let number = |what: &str, default| self.number(&format!("OTEL_{prefix}_{what}"), default);
         let delay = if prefix == "BLRP" { 1000 } else { 5000 };
         // A queue is allocated as it fills; still, a number without an end would be none.
         let queue = number("MAX_QUEUE_SIZE", 2048).min(1 << 20) as usize;
@@ -140,6 +154,26 @@ impl<'a> Environment<'a> {
             delay: Duration::from_millis(number("SCHEDULE_DELAY", delay)),
             within: Duration::from_millis(number("EXPORT_TIMEOUT", 30_000)),
         }
+    }
+
+    /// How metrics are pushed.
+    pub(super) fn pushing(&self) -> Pushing {
+        // A clock cannot count to times that nobody sees; a year is never, too.
+        let time = |name, default| Duration::from_millis(self.number(name, default).min(365 * 86_400_000));
+        Pushing {
+            every: time("OTEL_METRIC_EXPORT_INTERVAL", 60_000),
+            within: time("OTEL_METRIC_EXPORT_TIMEOUT", 30_000),
+        }
+    }
+
+    /// Whether a push tells all since the start, or what came since the last.
+    pub(super) fn temporality(&self) -> Temporality {
+        const NAME: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+        let Some(value) = self.get(NAME) else { return Temporality::Cumulative };
+        value.parse().unwrap_or_else(|()| {
+            Self::wrong(NAME, &value);
+            Temporality::Cumulative
+        })
     }
 
     /// Whether `traceparent` and whether `baggage` are passed on.
@@ -213,6 +247,10 @@ mod tests {
         let none = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:4318"), ("OTEL_TRACES_EXPORTER", "none")];
         assert_eq!(with(&none, |environment| environment.destination("TRACES", None)), None);
         assert!(with(&none, |environment| environment.destination("LOGS", None)).is_some());
+        let scraped =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://x:4318"), ("OTEL_METRICS_EXPORTER", "prometheus")];
+        assert_eq!(with(&scraped, |environment| environment.destination("METRICS", None)), None);
+        assert!(with(&scraped, |environment| environment.destination("TRACES", None)).is_some());
         let otlp = [("OTEL_TRACES_EXPORTER", "otlp")];
         assert!(with(&otlp, |environment| environment.destination("TRACES", None)).is_some());
     }
@@ -251,12 +289,36 @@ mod tests {
             ("OTEL_TRACES_SAMPLER", "dice"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "-3"),
             ("OTEL_BSP_SCHEDULE_DELAY", "250"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "18446744073709551615"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "sometimes"),
         ];
         with(&variables, |environment| {
             assert!(!environment.is_disabled());
             assert_eq!(environment.sampling(), Sampling::ALL);
             let batching = environment.batching("BSP");
             assert_eq!((batching.queue, batching.delay), (2048, Duration::from_millis(250)));
+            let year = Duration::from_hours(365 * 24);
+            assert_eq!(environment.pushing(), Pushing { every: Duration::from_mins(1), within: year });
+            assert_eq!(environment.temporality(), Temporality::Cumulative);
+        });
+    }
+
+    #[test]
+    fn metrics_are_pushed_as_their_variables_say() {
+        let variables = [
+            ("OTEL_METRIC_EXPORT_INTERVAL", "250"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "100"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "LowMemory"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://x:4317"),
+            ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc"),
+        ];
+        with(&variables, |environment| {
+            let [every, within] = [250, 100].map(Duration::from_millis);
+            assert_eq!(environment.pushing(), Pushing { every, within });
+            assert_eq!(environment.temporality(), Temporality::LowMemory);
+            assert_eq!(environment.destination("METRICS", None).unwrap().protocol, Protocol::Grpc);
+            assert_eq!(environment.destination("TRACES", None), None);
         });
     }
 

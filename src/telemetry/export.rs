@@ -1,4 +1,5 @@
-//! Spans and log records on their way to a collector: bounded queues, and one thread of its own that empties them.
+//! Spans and log records on their way to a collector: bounded queues, and one thread of its own that empties them and pushes
+//! the metrics.
 //!
 //! Nobody who puts something into a queue waits: what does not fit is dropped and counted. The thread is its own so that
 //! neither encoding a batch nor a slow collector takes time from calls, held ones least of all.
@@ -19,6 +20,7 @@ use tokio::time::{Instant, timeout};
 use super::environment::{Batching, Destination, Protocol};
 use super::https;
 use super::metrics::Metrics;
+use super::push::Push;
 
 /// What waits to be exported.
 #[derive(Debug)]
@@ -63,10 +65,11 @@ pub(super) struct Exporting {
     done: Mutex<Option<oneshot::Receiver<()>>>,
 }
 
-/// Where the two signals go; a signal without a destination has no outlet.
+/// Where the three signals go; a signal without a destination has no outlet.
 pub(super) struct Outlets {
     pub(super) spans: Option<(Outlet<SpanData>, Destination)>,
     pub(super) logs: Option<(Outlet<SdkLogRecord>, Destination)>,
+    pub(super) metrics: Option<(Push, Destination)>,
     pub(super) resource: Resource,
     pub(super) scope: InstrumentationScope,
 }
@@ -99,8 +102,8 @@ impl Exporting {
 
 impl Outlets {
     async fn empty(self, stopping: watch::Receiver<bool>) {
-        let Self { spans, logs, resource, scope } = self;
-        let (stop_spans, stop_logs) = (stopping.clone(), stopping);
+        let Self { spans, logs, metrics, resource, scope } = self;
+        let (stop_spans, stop_logs) = (stopping.clone(), stopping.clone());
         let spans = async {
             let Some((outlet, to)) = spans else { return };
             match span_exporter(&to) {
@@ -125,7 +128,12 @@ impl Outlets {
                 Err(error) => tracing::warn!(%error, "log records cannot be exported"),
             }
         };
-        tokio::join!(spans, logs);
+        let metrics = async {
+            if let Some((push, to)) = metrics {
+                push.to(&to, stopping).await;
+            }
+        };
+        tokio::join!(spans, logs, metrics);
     }
 }
 
@@ -210,50 +218,48 @@ impl<T> Outlet<T> {
 }
 
 fn span_exporter(to: &Destination) -> Result<SpanExporter, String> {
-    let told = |error: opentelemetry_otlp::ExporterBuildError| error.to_string();
-    match to.protocol {
-        Protocol::Grpc => {
-            let mut builder = SpanExporter::builder().with_tonic();
-            if let Some(tls) = tls(to)? {
-                builder = builder.with_tls_config(tls);
-            }
-            let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
-            builder.with_endpoint(endpoint).build().map_err(told)
-        }
-        Protocol::Http => {
-            let mut builder = SpanExporter::builder().with_http();
-            if to.is_https {
-                builder = builder.with_http_client(https::client(to)?);
-            }
-            let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
-            builder
-                .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
-                .build()
-                .map_err(told)
-        }
-    }
+    let built = match to.protocol {
+        Protocol::Grpc => grpc(SpanExporter::builder().with_tonic(), to)?.build(),
+        Protocol::Http => http(SpanExporter::builder().with_http(), to, "v1/traces")?.build(),
+    };
+    built.map_err(|error| error.to_string())
 }
 
 fn log_exporter(to: &Destination) -> Result<LogExporter, String> {
-    let told = |error: opentelemetry_otlp::ExporterBuildError| error.to_string();
-    match to.protocol {
-        Protocol::Grpc => {
-            let mut builder = LogExporter::builder().with_tonic();
-            if let Some(tls) = tls(to)? {
-                builder = builder.with_tls_config(tls);
-            }
-            let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
-            builder.with_endpoint(endpoint).build().map_err(told)
-        }
-        Protocol::Http => {
-            let mut builder = LogExporter::builder().with_http();
-            if to.is_https {
-                builder = builder.with_http_client(https::client(to)?);
-            }
-            let Some(endpoint) = &to.endpoint else { return builder.build().map_err(told) };
-            builder.with_endpoint(format!("{}/v1/logs", endpoint.trim_end_matches('/'))).build().map_err(told)
-        }
+    let built = match to.protocol {
+        Protocol::Grpc => grpc(LogExporter::builder().with_tonic(), to)?.build(),
+        Protocol::Http => http(LogExporter::builder().with_http(), to, "v1/logs")?.build(),
+    };
+    built.map_err(|error| error.to_string())
+}
+
+/// An exporter over gRPC. What our own settings do not say, it reads from the environment.
+pub(super) fn grpc<B: WithExportConfig + WithTonicConfig>(
+    mut builder: B,
+    to: &Destination,
+) -> Result<B, String> {
+    if let Some(tls) = tls(to)? {
+        builder = builder.with_tls_config(tls);
     }
+    Ok(match &to.endpoint {
+        Some(endpoint) => builder.with_endpoint(endpoint),
+        None => builder,
+    })
+}
+
+/// The same over HTTP, to `path` of our own endpoint.
+pub(super) fn http<B: WithExportConfig + WithHttpConfig>(
+    mut builder: B,
+    to: &Destination,
+    path: &str,
+) -> Result<B, String> {
+    if to.is_https {
+        builder = builder.with_http_client(https::client(to)?);
+    }
+    Ok(match &to.endpoint {
+        Some(endpoint) => builder.with_endpoint(format!("{}/{path}", endpoint.trim_end_matches('/'))),
+        None => builder,
+    })
 }
 
 /// TLS by the files that the environment names; without any, the system's roots serve for an `https://` endpoint.
@@ -275,7 +281,6 @@ fn tls(to: &Destination) -> Result<Option<ClientTlsConfig>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::page::Stock;
     use super::*;
     use std::sync::Mutex as StdMutex;
 
@@ -290,11 +295,7 @@ mod tests {
         for item in 0..10 {
             queue.put(item);
         }
-        assert!(
-            metrics
-                .prometheus(Stock::default())
-                .contains("refrain_telemetry_dropped_total{signal=\"spans\"} 6")
-        );
+        assert!(metrics.prometheus().contains("refrain_telemetry_dropped_total{signal=\"spans\"} 6"));
         let exported = StdMutex::new(Vec::new());
         let (stop, stopping) = watch::channel(false);
         let empty = outlet.empty(stopping, async |batch| {
@@ -318,7 +319,7 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(31)).await;
         queue.put(4);
         tokio::time::sleep(Duration::from_secs(36)).await;
-        let page = metrics.prometheus(Stock::default());
+        let page = metrics.prometheus();
         assert!(page.contains("refrain_telemetry_dropped_total{signal=\"logs\"} 5"), "{page}");
         assert!(page.contains("refrain_telemetry_failed_exports_total{signal=\"logs\"} 2"), "{page}");
         stop.send_replace(true);

@@ -1,8 +1,11 @@
 //! What the operator sees: metrics, traces and a log. Nothing here is ever told to a caller, and nothing names one.
 //!
 //! ```text
-//! metrics.rs      every metric; the one place that counts
-//! page.rs         a page of them, and what is held when it is asked for
+//! metrics.rs      the one place that counts
+//! instruments.rs  each metric: name, unit, meaning, bounds
+//! stock.rs        what is held when it is asked for
+//! reading.rs      a page for Prometheus, points for a collector
+//! totals.rs       sums for ourselves
 //! trace.rs        the spans of one call
 //! context.rs      W3C trace context, in and out
 //! sampling.rs     which traces are kept
@@ -13,12 +16,16 @@
 //! environment.rs  the OTEL_* variables
 //! export.rs       bounded queues and the thread that empties them
 //! https.rs        the collector, over TLS
+//! push.rs         metrics, pushed at an interval
 //! scrape.rs       a page of metrics, read back
 //! logging.rs      the log on standard error
 //! ```
 
 mod metrics;
-mod page;
+mod instruments;
+mod stock;
+mod reading;
+mod totals;
 mod trace;
 mod context;
 mod sampling;
@@ -29,6 +36,7 @@ mod digests;
 mod environment;
 mod export;
 mod https;
+mod push;
 pub mod scrape;
 mod logging;
 
@@ -41,8 +49,9 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 pub use context::Origin;
 pub use digests::Secret;
 pub use logging::{set_level, start_logging};
-pub use metrics::{Decision, MOST_MODELS, Metrics, Nearness, OTHER, Row, Stage, Totals};
-pub use page::Stock;
+pub use metrics::{Decision, MOST_MODELS, Metrics, Nearness, OTHER, Row, Stage};
+pub use stock::Stock;
+pub use totals::Totals;
 pub use trace::{Carried, Head, Part, Trace};
 pub use verdict::{Matched, Measured, Rows, Verdict};
 
@@ -50,6 +59,7 @@ use digests::Digests;
 use environment::Environment;
 use export::{Exporting, Outlets};
 use logs::Logs;
+use push::Push;
 use sampling::{Sampler, Sampling};
 use trace::{SCHEMA, Tracer};
 
@@ -111,10 +121,10 @@ impl Telemetry {
     /// Begins to tell by `settings` and by the variables that `variable` looks up. Nothing is exported where neither names a
     /// collector; one that cannot be reached costs a warning and counters.
     pub fn start(settings: &Settings, variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let metrics = Arc::new(Metrics::new());
+        let environment = Environment::new(variable);
+        let metrics = Arc::new(Metrics::told_as(environment.resource(), environment.temporality()));
         let digests = Digests::new(settings.digest_key.as_ref(), settings.rotate_digests);
         let mut telemetry = Self { metrics, digests, tracer: None, logs: None, exporting: None };
-        let environment = Environment::new(variable);
         if !environment.is_disabled() {
             telemetry.export(settings, &environment);
         }
@@ -142,10 +152,13 @@ impl Telemetry {
             self.logs = Some(Logs::new(queue, scope.clone()));
             (outlet, to)
         });
-        if spans.is_none() && logs.is_none() {
+        let metrics = environment
+            .destination("METRICS", endpoint)
+            .map(|to| (Push::new(&self.metrics, environment.pushing()), to));
+        if spans.is_none() && logs.is_none() && metrics.is_none() {
             return;
         }
-        let outlets = Outlets { spans, logs, resource: environment.resource(), scope };
+        let outlets = Outlets { spans, logs, metrics, resource: environment.resource(), scope };
         match Exporting::start(outlets) {
             Ok(exporting) => self.exporting = Some(exporting),
             Err(error) => {

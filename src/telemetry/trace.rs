@@ -282,7 +282,7 @@ impl Part {
 }
 
 /// Whether a call that ended so is the server's error, by the conventions.
-fn is_server_error(code: &str) -> bool {
+pub(super) fn is_server_error(code: &str) -> bool {
     ["UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"].contains(&code)
 }
 

@@ -10,8 +10,8 @@ use super::recent::{Recent, Ring};
 /// Durations compared of each path: the last 256. By chance alone the distance of two such rings is above 0.17 once in a thousand
 /// looks.
 const RING: usize = 256;
-/// Fewer than these of either path say nothing.
-const ENOUGH: usize = 64;
+/// Fewer than these of either path say nothing: of 128 the distance is above 0.25 once in a thousand looks.
+const ENOUGH: usize = 128;
 /// Strata compared; a caller chooses rows and sizes.
 const STRATA: usize = 1024;
 
@@ -34,8 +34,6 @@ pub struct Gap {
     /// The largest Kolmogorov-Smirnov distance of any of its strata, 0..=1: the share of replies by which one path's distribution
     /// runs ahead of the other's.
     pub distance: f64,
-    /// Its strata of which enough is known.
-    pub strata: usize,
 }
 
 impl Default for Gaps {
@@ -70,9 +68,8 @@ impl Gaps {
             if forwarded.len().min(replayed.len()) < ENOUGH {
                 continue;
             }
-            let gap = gaps.entry(Arc::clone(&model)).or_insert(Gap { model, distance: 0.0, strata: 0 });
+            let gap = gaps.entry(Arc::clone(&model)).or_insert(Gap { model, distance: 0.0 });
             gap.distance = gap.distance.max(apart(forwarded, replayed));
-            gap.strata += 1;
         }
         gaps.into_values().collect()
     }
@@ -108,18 +105,18 @@ mod tests {
     fn a_model_is_as_far_apart_as_its_worst_stratum_and_unknown_until_both_paths_are_known() {
         let gaps = Gaps::new();
         let stratum = |rows| Stratum::new("ask", "model", "1", rows, 100);
-        for took in us(0..100) {
+        for took in us(0..200) {
             gaps.record(&stratum(1), false, took);
             gaps.record(&stratum(2), false, took);
             gaps.record(&stratum(3), false, took);
         }
         assert!(gaps.distances().is_empty());
-        for took in us(0..100) {
+        for took in us(0..200) {
             gaps.record(&stratum(1), true, took);
-            gaps.record(&stratum(2), true, took + Duration::from_micros(50));
+            gaps.record(&stratum(2), true, took + Duration::from_micros(100));
         }
         let found = gaps.distances();
-        assert_eq!((found.len(), &*found[0].model, found[0].strata), (1, "model", 2));
+        assert_eq!((found.len(), &*found[0].model), (1, "model"));
         assert!((found[0].distance - 0.5).abs() < 1e-9);
     }
 }

@@ -1,12 +1,13 @@
 //! The moments at which replies leave under `bucket`: multiples of a step that doubles when a forwarded reply misses it.
 //!
 //! Each stratum has a step, a power of two times 125 us, and every reply of it leaves at a multiple of that step after its request
-//! came. A forwarded reply that is not ready after one step doubles it for those that come later; every ten minutes the step is
-//! chosen anew, as the least that 99 of 100 forwarded replies of that time would have met.
+//! came. Where more than one in a hundred is not ready after one step, it doubles for those that come later, whichever path they
+//! take; every ten minutes the step is chosen anew, as the least that 99 of 100 forwarded replies would have met.
 //!
 //! What this leaks: of one reply, which multiple it left at, and multiples beyond the first are as likely for replayed replies, whose
-//! targets are drawn before they are put on the grid. Of all replies together, the steps: each change is one of at most
-//! [`STEPS`] and says how long some forwarded call took at most. [`Grids::changes`] counts them.
+//! targets are drawn before they are put on the grid and which move it as forwarded ones do. Of all replies together, the steps:
+//! each change is one of at most [`STEPS`] and says how long some calls took at most. [`Grids::changes`] counts them. One step serves
+//! all callers: who makes more than one call in a hundred slow makes the others wait, as he does where they share the model.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +43,9 @@ struct Grid {
     began: Option<Instant>,
     /// Forwarded replies of this epoch by the least step that they would have met.
     met: [u32; STEPS],
+    /// Replies of either path since the last change, and those of them that missed the step.
+    left: u32,
+    missed: u32,
     changes: u64,
 }
 
@@ -63,18 +67,18 @@ impl Grids {
         let mut known = self.known();
         let grid = known.record(stratum);
         grid.count(took, now);
-        let step = *grid.step.get_or_insert(least(took));
-        // One slow moment that many calls share doubles the step once.
-        if took > step_of(step) && grid.changed.is_none_or(|changed| arrived >= changed) && step + 1 < STEPS {
-            grid.change(step + 1, now);
-        }
-        on_grid(took, grid.step.unwrap_or(step))
+        grid.leaves(arrived, took, now)
     }
 
-    /// When a replayed reply leaves whose target is `target`: as long after its request came.
-    pub fn replayed(&self, stratum: &Stratum, target: Duration) -> Duration {
+    /// The same of a replayed reply whose target is `target`.
+    pub fn replayed(&self, stratum: &Stratum, arrived: Instant, target: Duration) -> Duration {
+        self.known().record(stratum).leaves(arrived, target, Instant::now())
+    }
+
+    /// The same of a reply that says nothing of how long answers take.
+    pub fn failed(&self, stratum: &Stratum, took: Duration) -> Duration {
         let step = self.known().get(stratum).and_then(|grid| grid.step);
-        on_grid(target, step.unwrap_or_else(|| least(target)))
+        on_grid(took, step.unwrap_or_else(|| least(took)))
     }
 
     /// How often the step of some stratum changed: all that the grids as a whole tell.
@@ -90,26 +94,41 @@ impl Grids {
 impl Grid {
     fn count(&mut self, took: Duration, now: Instant) {
         let began = *self.began.get_or_insert(now);
-        if now.duration_since(began) >= EPOCH {
-            let all: u32 = self.met.iter().sum();
-            if all >= ENOUGH {
-                let mut met = 0;
-                let enough = |count: &u32| {
-                    met += count;
-                    met >= all - all / 100
-                };
-                let step = self.met.iter().position(enough).unwrap_or(STEPS - 1);
-                if self.step != Some(step) {
-                    self.change(step, now);
-                }
+        let all: u32 = self.met.iter().sum();
+        // A stratum that is asked rarely has longer epochs.
+        if now.duration_since(began) >= EPOCH && all >= ENOUGH {
+            let mut met = 0;
+            let enough = |count: &u32| {
+                met += count;
+                met >= all - all / 100
+            };
+            let step = self.met.iter().position(enough).unwrap_or(STEPS - 1);
+            if self.step != Some(step) {
+                self.change(step, now);
             }
             (self.began, self.met) = (Some(now), [0; STEPS]);
         }
         self.met[least(took)] += 1;
     }
 
+    /// When a reply leaves, by the step under which its request came as far as that is still known; it moves the step of later ones.
+    fn leaves(&mut self, arrived: Instant, ready: Duration, now: Instant) -> Duration {
+        let step = *self.step.get_or_insert_with(|| least(ready));
+        let leaves = on_grid(ready, step);
+        self.left = self.left.saturating_add(1);
+        // One slow moment that many calls share counts once.
+        if ready > step_of(step) && self.changed.is_none_or(|changed| arrived >= changed) {
+            self.missed += 1;
+            if u64::from(self.missed) * 100 > u64::from(self.left) && step + 1 < STEPS {
+                self.change(step + 1, now);
+            }
+        }
+        leaves
+    }
+
     fn change(&mut self, step: usize, now: Instant) {
         (self.step, self.changed) = (Some(step), Some(now));
+        (self.left, self.missed) = (0, 0);
         self.changes += 1;
     }
 }
@@ -143,22 +162,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn both_paths_leave_at_multiples_of_one_step() {
-        let grids = Grids::new();
-        assert_eq!(
-            grids.replayed(&stratum(), ms(5)),
-            ms(8),
-            "before any forward: the least step that holds it"
-        );
-        assert_eq!(grids.forwarded(&stratum(), Instant::now(), ms(9)), ms(16));
-        for (target, leaves) in [(0, 16), (1, 16), (16, 16), (17, 32), (40, 48)] {
-            assert_eq!(grids.replayed(&stratum(), ms(target)), ms(leaves), "{target}");
+    async fn both_paths_leave_at_multiples_of_one_step_and_move_it_alike() {
+        for forwards in [true, false] {
+            let grids = Grids::new();
+            let leaves = |ready| {
+                let (arrived, ready) = (Instant::now(), ms(ready));
+                if forwards {
+                    grids.forwarded(&stratum(), arrived, ready)
+                } else {
+                    grids.replayed(&stratum(), arrived, ready)
+                }
+            };
+            assert_eq!((leaves(9), leaves(1), leaves(16)), (ms(16), ms(16), ms(16)));
+            assert_eq!(leaves(40), ms(48), "by the step under which it came");
+            assert_eq!((leaves(1), leaves(33)), (ms(32), ms(64)), "and later ones by a doubled one");
+            assert_eq!(grids.changes(), 2);
         }
-        assert_eq!(grids.changes(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_missed_step_doubles_once_for_all_calls_of_one_slow_moment() {
+    async fn one_miss_in_more_than_a_hundred_moves_nothing() {
+        let grids = Grids::new();
+        for _ in 0..250 {
+            grids.forwarded(&stratum(), Instant::now(), ms(7));
+        }
+        for _ in 0..2 {
+            assert_eq!(grids.forwarded(&stratum(), Instant::now(), ms(900)), ms(904));
+            assert_eq!(grids.replayed(&stratum(), Instant::now(), ms(1)), ms(8));
+        }
+        assert_eq!(grids.failed(&stratum(), ms(5000)), ms(5000));
+        assert_eq!(grids.changes(), 0);
+        grids.replayed(&stratum(), Instant::now(), ms(900));
+        assert_eq!(grids.changes(), 1, "three of some 250 are more than one in a hundred");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_calls_of_one_slow_moment_double_the_step_once() {
         let grids = Grids::new();
         let arrived = Instant::now();
         grids.forwarded(&stratum(), arrived, ms(9));
@@ -166,26 +205,26 @@ mod tests {
         for _ in 0..10 {
             grids.forwarded(&stratum(), arrived, ms(1000));
         }
-        assert_eq!(grids.replayed(&stratum(), ms(1)), ms(32));
+        assert_eq!(grids.replayed(&stratum(), Instant::now(), ms(1)), ms(32));
         assert_eq!(grids.changes(), 1);
-        let later = Instant::now();
-        tokio::time::advance(ms(40)).await;
-        assert_eq!(grids.forwarded(&stratum(), later, ms(40)), ms(64));
-        assert_eq!(grids.changes(), 2);
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_epoch_chooses_the_step_that_nearly_all_would_have_met() {
         let grids = Grids::new();
+        let step = || grids.failed(&stratum(), ms(1));
         grids.forwarded(&stratum(), Instant::now(), ms(900));
-        assert_eq!(grids.replayed(&stratum(), ms(1)), ms(1024), "the first call warmed the model up");
-        for _ in 0..200 {
+        assert_eq!(step(), ms(1024), "the first call warmed the model up");
+        for _ in 0..60 {
             grids.forwarded(&stratum(), Instant::now(), ms(7));
         }
-        assert_eq!(grids.replayed(&stratum(), ms(1)), ms(1024));
         tokio::time::advance(EPOCH).await;
         grids.forwarded(&stratum(), Instant::now(), ms(7));
-        assert_eq!(grids.replayed(&stratum(), ms(1)), ms(8));
+        assert_eq!(step(), ms(1024), "too few to choose by, and none is forgotten");
+        for _ in 0..60 {
+            grids.forwarded(&stratum(), Instant::now(), ms(7));
+        }
+        assert_eq!(step(), ms(8));
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,7 +232,7 @@ mod tests {
         let grids = Grids::new();
         let hours = Duration::from_hours(5);
         assert!(grids.forwarded(&stratum(), Instant::now(), hours) >= hours);
-        assert!(grids.replayed(&stratum(), Duration::MAX) >= hours);
-        assert!(grids.replayed(&stratum(), Duration::ZERO) > Duration::ZERO);
+        assert!(grids.replayed(&stratum(), Instant::now(), Duration::MAX) >= hours);
+        assert!(grids.replayed(&stratum(), Instant::now(), Duration::ZERO) > Duration::ZERO);
     }
 }

@@ -74,7 +74,7 @@ class Rotel(Program):
         return [
             *(str(ROTEL), "start", "--exporter", "blackhole"),
             *("--otlp-grpc-endpoint", f"127.0.0.1:{self.grpc}", "--otlp-http-endpoint", f"127.0.0.1:{self.http}"),
-            *("--debug-log", "traces", "--debug-log", "logs", "--debug-log-verbosity", "detailed"),
+            *("--debug-log", "traces", "--debug-log", "logs", "--debug-log", "metrics", "--debug-log-verbosity", "detailed"),
             *("--pid-file", str(folder / "pid"), "--log-file", str(folder / "log")),
         ]
 
@@ -97,17 +97,40 @@ class Rotel(Program):
 
     def until(self, enough, seconds=20):
         """The spans, once `enough(spans)`."""
+        return self._once(self.spans, enough, seconds)
+
+    def metrics(self):
+        """The points printed so far, the latest of each series: name and sorted attributes to unit, kind and value or count."""
+        return dict(points_in(self.said()))
+
+    def until_metrics(self, enough, seconds=20):
+        """The points, once `enough(points)`."""
+        return self._once(self.metrics, enough, seconds)
+
+    def _once(self, look, enough, seconds):
         deadline = time.monotonic() + seconds
-        while not enough(spans := self.spans()):
+        while not enough(seen := look()):
             assert time.monotonic() < deadline, f"not in {seconds} s:\n{self.said()}"
             time.sleep(0.2)
-        return spans
+        return seen
+
+
+def points_in(text):
+    """rotel's text into points of metrics."""
+    for block in re.split(r"(?m)^Metric #\d+\s*$", text)[1:]:
+        block = re.split(r"(?m)^(?:Resource|Scope)(?:Spans|Logs|Metrics) ?#?", block)[0]
+        head, *points = re.split(r"(?m)^\w*DataPoints? #\d+\s*$", block)
+        field = lambda name: re.search(rf"(?m)^ *-> {name}: *(.*?)\s*$", head)[1]  # noqa: E731
+        for point in points:
+            attributes = tuple(sorted(re.findall(r"(?m)^\s+-> ([\w.]+): \w+\((.*)\)\s*$", point)))
+            value = re.search(r"(?m)^(?:Value|Count): *([\d.]+)\s*$", point)
+            yield (field("Name"), attributes), (field("Unit"), field("DataType"), float(value[1]))
 
 
 def spans_in(text):
     """rotel's text into spans: name, kind, ids, status, attributes, links."""
     for block in re.split(r"(?m)^Span #\d+\s*$", text)[1:]:
-        block = re.split(r"(?m)^(?:ResourceSpans|ResourceLogs|ScopeSpans|Resource SchemaURL|ScopeLogs) ?#?", block)[0]
+        block = re.split(r"(?m)^(?:ResourceSpans|ResourceLogs|ResourceMetrics|ScopeSpans|Resource SchemaURL|ScopeLogs) ?#?", block)[0]
         links = re.split(r"(?m)^Links:\s*$", block)
         field = lambda name, part=links[0]: (re.search(rf"(?m)^ *{name} *: *(.*?)\s*$", part) or [None, ""])[1]  # noqa: E731
         yield {

@@ -32,6 +32,7 @@ class Refrain:
             self.process = subprocess.Popen(
                 [*command, *flags], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        self.told_to_stop = False
         self.port = self._listening()
 
     def _listening(self):
@@ -57,6 +58,7 @@ class Refrain:
     def stop(self):
         """Asks it to end; returns its exit code."""
         if self.process.poll() is None:
+            self.told_to_stop = True
             self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(STOP_SECONDS)
@@ -85,6 +87,6 @@ class Refrains:
     def stop(self):
         for proxy in self.started:
             ended = proxy.process.poll()
-            assert ended is None, f"refrain ended by itself with {ended}:\n{proxy.said()}"
+            assert ended is None or proxy.told_to_stop, f"refrain ended by itself with {ended}:\n{proxy.said()}"
             assert proxy.stop() == 0, proxy.said()
             assert "panicked" not in proxy.said(), proxy.said()

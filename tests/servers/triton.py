@@ -57,10 +57,10 @@ def write_repository(into, only=None):
 
 class Triton:
     """One running tritonserver. `flags` are added to its command line; `only` names the models to serve (default: all);
-    `grpc` fixes the gRPC port."""
+    `grpc` fixes the gRPC port. With `prepare_only` it is not started: somebody else runs `program()` in `environment()`."""
 
-    def __init__(self, *flags, only=None, grpc=None):
-        self.flags, self.only, self.fixed = flags, only, grpc
+    def __init__(self, *flags, only=None, grpc=None, prepare_only=False):
+        self.flags, self.only, self.fixed, self.prepare_only = flags, only, grpc, prepare_only
         self.process = None
 
     def __enter__(self):
@@ -70,6 +70,8 @@ class Triton:
         self.repository.mkdir()
         write_repository(self.repository, self.only)
         self.backends = self._backends(folder / "backends")
+        if self.prepare_only:
+            return self
         for _ in range(3):  # somebody else may take a free port before Triton does
             try:
                 self._start()
@@ -96,30 +98,38 @@ class Triton:
     def _ask_python(self, code):
         return subprocess.run([VENV / "bin/python", "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
-    def _start(self):
-        self.grpc, self.http, self.metrics = free_ports(3)
-        self.grpc = self.fixed or self.grpc
+    def program(self):
+        """The server and the flags that it needs whatever else it is told."""
+        return [
+            self.server / "bin" / "tritonserver",
+            f"--model-repository={self.repository}",
+            f"--backend-directory={self.backends}",
+            f"--cache-directory={self.server}/caches",
+            *("--allow-gpu-metrics=false", "--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=10"),
+        ]
+
+    def environment(self):
         # The stub finds libpython by the linker's path: that of the environment's own Python must come first, since
         # another build of the same version breaks it.
         libpython = self._ask_python("import sysconfig; print(sysconfig.get_config_var('LIBDIR'))")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
+        return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | {
             "LD_LIBRARY_PATH": f"{self.site}/nvidia_pytriton.libs:{libpython}",
             "PYTHONPATH": str(self.site),
             "PATH": f"{VENV}/bin:{os.environ['PATH']}",
             "REFRAIN_TEST_MODEL": str(NETWORK),
         }
+
+    def _start(self):
+        self.grpc, self.http, self.metrics = free_ports(3)
+        self.grpc = self.fixed or self.grpc
         command = [
-            self.server / "bin" / "tritonserver",
-            f"--model-repository={self.repository}",
-            f"--backend-directory={self.backends}",
-            f"--cache-directory={self.server}/caches",
+            *self.program(),
             *("--grpc-address=127.0.0.1", "--http-address=127.0.0.1", "--metrics-address=127.0.0.1"),
             *(f"--grpc-port={self.grpc}", f"--http-port={self.http}", f"--metrics-port={self.metrics}"),
-            *("--allow-gpu-metrics=false", "--model-control-mode=explicit", "--load-model=*", "--exit-timeout-secs=10"),
             *self.flags,
         ]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._wait_until_ready()
 
     def _wait_until_ready(self):

@@ -13,9 +13,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -40,7 +42,11 @@ pub(crate) enum Manner {
 pub(crate) struct Taken {
     pub(crate) spans: Vec<Span>,
     pub(crate) logs: Vec<LogRecord>,
+    /// The metrics of each push, in order of their names.
+    pub(crate) metrics: Vec<Vec<Metric>>,
     pub(crate) resource: Option<Resource>,
+    /// The schemas that were named for metrics.
+    pub(crate) schemas: Vec<String>,
     /// Every byte of every request.
     pub(crate) raw: Vec<u8>,
 }
@@ -134,16 +140,33 @@ async fn take(
     }
     let mut taken = keeps.lock().expect("no test panics while it looks");
     taken.raw.extend_from_slice(&body);
-    if path == "/v1/traces" {
-        let request = ExportTraceServiceRequest::decode(body).expect("OTLP");
-        for resource in request.resource_spans {
-            taken.resource = resource.resource;
-            taken.spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+    match path.as_str() {
+        "/v1/traces" => {
+            let request = ExportTraceServiceRequest::decode(body).expect("OTLP");
+            for resource in request.resource_spans {
+                taken.resource = resource.resource;
+                taken.spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+            }
         }
-    } else {
-        let request = ExportLogsServiceRequest::decode(body).expect("OTLP");
-        let logs = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
-        taken.logs.extend(logs.flat_map(|scope| scope.log_records));
+        "/v1/logs" => {
+            let request = ExportLogsServiceRequest::decode(body).expect("OTLP");
+            let logs = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
+            taken.logs.extend(logs.flat_map(|scope| scope.log_records));
+        }
+        "/v1/metrics" => {
+            let request = ExportMetricsServiceRequest::decode(body).expect("OTLP");
+            let mut metrics = Vec::new();
+            for resource in request.resource_metrics {
+                taken.resource = resource.resource;
+                for scope in resource.scope_metrics {
+                    taken.schemas.push(scope.schema_url);
+                    metrics.extend(scope.metrics);
+                }
+            }
+            metrics.sort_by(|a, b| a.name.cmp(&b.name));
+            taken.metrics.push(metrics);
+        }
+        _ => *response.status_mut() = StatusCode::NOT_FOUND,
     }
     Ok(response)
 }

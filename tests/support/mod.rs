@@ -22,7 +22,7 @@ use std::time::Duration;
 use refrain::config::{Config, from_text};
 use refrain::proxy::Sidecar;
 use refrain::session::Stats;
-use refrain::telemetry::{Stock, Telemetry, Totals};
+use refrain::telemetry::{Telemetry, Totals};
 use refrain::timing::{ClockPacer, Pacer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -72,9 +72,10 @@ pub(crate) struct Running {
     /// The model server.
     pub(crate) upstream: Fake,
     telemetry: Arc<Telemetry>,
-    stock: Box<dyn Fn() -> Stock + Send + Sync>,
     /// Where the operator's port is, where there is one.
     pub(crate) admin: Option<String>,
+    /// Where the pod's probes are answered, where they are.
+    pub(crate) probes: Option<String>,
     stats: Box<dyn Fn() -> Stats + Send + Sync>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<bool>,
@@ -121,8 +122,8 @@ impl World {
         let running = Running {
             address: sidecar.address(),
             telemetry: sidecar.telemetry(),
-            stock: Box::new(sidecar.stock()),
             admin: sidecar.admin_address(),
+            probes: sidecar.probes_address(),
             stats: Box::new(sidecar.store()),
             upstream,
             stop,
@@ -148,7 +149,7 @@ impl Running {
 
     /// Its page of metrics.
     pub(crate) fn metrics(&self) -> String {
-        self.telemetry.metrics.prometheus((self.stock)())
+        self.telemetry.metrics.prometheus()
     }
 
     /// What its store holds.

@@ -1,8 +1,11 @@
 """What the operator sees, seen by what operators use: an OTLP receiver, Triton's own tracing, Prometheus and promtool."""
 
 import json
+import pathlib
 import re
+import statistics
 import subprocess
+import time
 import urllib.error
 import urllib.request
 
@@ -29,6 +32,7 @@ def exporting(rotel, protocol, **more):
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
         "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_METRIC_EXPORT_INTERVAL": "200",
         "OTEL_SERVICE_NAME": "guard",
         **more,
     }
@@ -66,6 +70,76 @@ def test_a_forwarded_and_a_short_circuited_call_reach_a_real_receiver_whole(rote
         assert {name: call["attributes"].get(name) for name in wanted} == wanted
     assert forwarded["links"] == [] and replayed["links"] == [(forwarded["trace"], forwarded["span"])]
     assert "alice" not in rotel.said() and "guard" in rotel.said()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_real_receiver_is_pushed_what_the_page_shows(rotel, refrain, clients, protocol):
+    proxy = refrain("", "", *ADMIN, variables=exporting(rotel, protocol))
+    alice = clients(proxy, user="alice")
+    for picture in (photo(0), one_pixel(photo(0), seed=1), photo(1)):
+        assert alice.ask("clf_u8", picture).code == "OK"
+    call = (("rpc.method", METHOD), ("rpc.status_code", "OK"), ("rpc.system.name", "grpc"))
+    decided = lambda decision, reason, ruling: (  # noqa: E731
+        "refrain.decisions",
+        (("decision", decision), ("model", "clf_u8"), ("reason", reason), ("ruling", ruling)),
+    )
+    wanted = {
+        ("rpc.server.call.duration", call): ("s", "Histogram", 3),
+        ("rpc.client.call.duration", call): ("s", "Histogram", 2),
+        ("refrain.match.distance", (("exact", "false"), ("model", "clf_u8"))): ("{bit}", "Histogram", 2),
+        decided("forwarded", "new", "forward"): ("{row}", "Sum", 2),
+        ("refrain.sessions.active", ()): ("{session}", "Sum", 1),
+        ("refrain.upstream.ready", ()): ("", "Gauge", 1),
+    }
+    points = rotel.until_metrics(lambda points: all(points.get(series) == point for series, point in wanted.items()))
+    shown = page(proxy, "/metrics")
+    for (name, attributes), (_, _, number) in points.items():
+        if name == "refrain.decisions":
+            labels = ",".join(f'{label}="{value}"' for label, value in attributes)
+            assert f"refrain_decisions_total{{{labels}}} {number:g}\n" in shown
+    assert sum(number for (name, _), (_, _, number) in points.items() if name == "refrain.decisions") == 3
+    assert "alice" not in rotel.said() and "service.name: Str(guard)" in rotel.said()
+
+
+def test_the_last_push_is_at_the_end(rotel, refrain, clients):
+    proxy = refrain(variables=exporting(rotel, "grpc", OTEL_METRIC_EXPORT_INTERVAL="3600000"))
+    assert clients(proxy, user="alice").ask("clf_u8", photo(0)).code == "OK"
+    assert rotel.metrics() == {}
+    proxy.stop()
+    assert rotel.until_metrics(bool)[("refrain.forwarded_rows", ())] == ("{row}", "Sum", 1)
+
+
+def test_metrics_that_nobody_takes_cost_a_warning_and_counters(refrain, clients):
+    """To a port where nobody listens, every 50 ms: no call fails or waits, and what is kept does not grow."""
+    (nobody,) = servers.free_ports(1)
+    dead = {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"http://127.0.0.1:{nobody}", "OTEL_METRIC_EXPORT_INTERVAL": "50"}
+    took, kept = {}, {}
+    for name, variables in (("dead", dead), ("none", {})):
+        proxy = refrain("", "", *ADMIN, variables=variables)
+        alice = clients(proxy, user="alice")
+        took[name] = []
+        for turn in range(400):
+            began = time.perf_counter()
+            assert alice.ask("clf_u8", photo(turn % 8)).code == "OK"
+            took[name].append(time.perf_counter() - began)
+            if turn in (100, 399):
+                kept.setdefault(name, []).append(resident(proxy.process.pid))
+        if name == "dead":
+            failed = lambda: int(re.search(r'failed_exports_total\{signal="metrics"\} (\d+)', page(proxy, "/metrics"))[1])  # noqa: E731
+            deadline = time.monotonic() + 30
+            while failed() < 3:
+                assert time.monotonic() < deadline, page(proxy, "/metrics")
+                time.sleep(0.05)
+            assert re.search(r'telemetry_dropped_total\{signal="metrics"\} [1-9]', page(proxy, "/metrics"))
+            assert proxy.said().count("the collector does not take telemetry") == 1
+    dead, none = (statistics.median(took[name]) for name in ("dead", "none"))
+    assert dead < 2 * none + 0.001, (dead, none)
+    assert kept["dead"][1] < kept["dead"][0] + (8 << 20), kept
+
+
+def resident(pid):
+    """The memory of a process, in bytes."""
+    return int(re.search(r"VmRSS:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) << 10
 
 
 def test_triton_continues_our_trace(rotel, refrain, clients):
@@ -111,7 +185,8 @@ def test_prometheus_scrapes_us_and_promtool_has_nothing_to_find(refrain, clients
     checked = subprocess.run([PROMTOOL, "check", "metrics"], input=metrics, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     assert "alice" not in metrics and "127.0.0.1" not in metrics
-    assert page(proxy, "/metrics", Accept="application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
+    asked_for_another = page(proxy, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert "# EOF" not in asked_for_another and "# TYPE refrain_decisions_total counter" in asked_for_another
     with Prometheus(f"127.0.0.1:{proxy.admin}") as prometheus:
         (series,) = prometheus.until('refrain_decisions_total{decision="short_circuited",model="clf_u8"}')
         assert series["value"][1] == "1"

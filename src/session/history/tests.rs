@@ -62,6 +62,32 @@ async fn eight_suspects_make_a_session_suspected_and_time_forgives_one_by_one() 
     assert_eq!(world.ask(1, world.suspect(1, 10)).await.kind(), "refuse", "and was counted again");
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_suspected_is_counted_as_of_now_and_not_as_of_its_last_call() {
+    let world = World::hardened();
+    let suspected = || {
+        let glances = world.store.glances(10).iter().filter(|glance| glance.suspected).count();
+        assert_eq!(world.store.stats().suspected, glances);
+        glances
+    };
+    eight_suspects(&world).await;
+    world.ask_and_answer(2, world.picture(1), "cat").await;
+    assert_eq!(suspected(), 1);
+    tokio::time::advance((3 * HOUR).saturating_sub(SECOND)).await;
+    assert_eq!(suspected(), 1);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(suspected(), 0, "though nobody called");
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "forward");
+    assert_eq!(suspected(), 1, "and counted again, for three hours from then");
+    world.store.clear();
+    assert_eq!(suspected(), 0);
+    tokio::time::advance(4 * HOUR).await;
+    eight_suspects(&world).await;
+    tokio::time::advance(25 * HOUR).await;
+    world.store.tidy();
+    assert_eq!((suspected(), world.store.stats().sessions), (0, 0), "whoever left is not counted");
+}
+
 #[tokio::test]
 async fn a_row_is_counted_whatever_becomes_of_its_call() {
     let world = World::hardened();
