@@ -358,7 +358,8 @@ impl<S: Store> Predictor<S> {
             anchor_took = anchor_took.max(answer.took);
             answers[*row] = Some(answer);
         }
-        let reply = asked.model.template().reply(assemble(answers, asked)?);
+        // Answers that make no reply leave when a reply would have left.
+        let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
         if shadowed {
             self.let_go(call, occasion, Origin::Shadowed).await;
         } else {
@@ -367,7 +368,7 @@ impl<S: Store> Predictor<S> {
             }
             self.hold(call, occasion, Some(anchor_took)).await;
         }
-        Ok(reply)
+        Ok(reply?)
     }
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed

@@ -32,6 +32,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "servers"), str(ROOT / "tests" / "triton")]
 POD_IP, CALLERS = "10.244.1.7", ("10.244.2.1", "10.244.2.2", "10.244.2.3", "10.244.2.4")
 PATIENCE = 120
+# Calls that must be served by a pod that is not ready any more before callers stop coming.
+SERVED = 100
 # What every probe has that says nothing.
 PERIOD, TIMEOUT, FAILURES = 10, 1, 3
 
@@ -292,7 +294,9 @@ def end(pod, sidecar, model, load, clean, refrain, admin):
             # The readiness probe comes round once a period; then calls go elsewhere.
             until("not ready", lambda: get(admin, "/readyz")[0] == 503)
             events["not_ready"] = since()
-            time.sleep(min(1.0, float(sidecar.variables()["REFRAIN_DRAIN_SECONDS"]) / 2))
+            # Endpoints take a while to spread: until then calls still come, and are served.
+            at_not_ready = load.answers
+            until("calls are served while it drains", lambda: load.answers - at_not_ready >= SERVED)
             events["served_while_draining"] = load.answers - answered_before
             load.in_service.clear()
             events["out_of_service"] = since()

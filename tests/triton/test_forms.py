@@ -22,7 +22,9 @@ from pictures import drawn, large_photos, one_pixel, photo, photos
 PICTURE = photo(0)
 NEAR = one_pixel(PICTURE, seed=3)
 GROUPED = digests.settings() + '\n[models.encoded]\ngroup = "pictures"\n'
-EVENT = re.compile(r'rows short-circuited .*?nearest=Some\(Distances \{ bits: (\d+), positions: (\d+), .*?mean_difference: ([\d.e-]+) \}\)')
+EVENT = re.compile(
+    r"rows short-circuited .*?measured=Some\(Measured \{ bits: \((\d+), \d+\), positions: \((\d+), \d+, \d+\), cells: \((\d+), \d+\) \}\)"
+)
 
 
 def meant(form, picture):
@@ -86,15 +88,15 @@ class Suspected:
         return reply
 
     def distance(self, request):
-        """How far the picture is from the nearest one asked before, by the log: bits, positions, mean difference."""
+        """How far the picture is from the nearest one asked before, by the log: bits, positions, fine cells that are near."""
         before = len(self.events())
         reply = self.client.infer(request)
         deadline = time.monotonic() + 5
         while len(self.events()) == before:
             assert time.monotonic() < deadline, f"not judged near to anything: {reply.code} {reply.message}\n{self.proxy.said()}"
             time.sleep(0.005)
-        bits, positions, difference = self.events()[-1]
-        return int(bits), int(positions), float(difference)
+        bits, positions, cells = self.events()[-1]
+        return int(bits), int(positions), int(cells)
 
     def events(self):
         return EVENT.findall(plain(self.proxy.said()))
@@ -110,11 +112,11 @@ def test_a_picture_has_the_same_likeness_in_every_form(suspected, model):
     picture, near = (meant(digests.FORMS[model], each) for each in (PICTURE, NEAR))
     suspected.ask(forms.question("digest_uint8", picture))
     expected = suspected.distance(forms.question("digest_any", near))
-    bits, positions, difference = suspected.distance(forms.question(model, near))
+    bits, positions, cells = suspected.distance(forms.question(model, near))
     if digests.FORMS[model].datatype == "BF16":
-        assert abs(difference - expected[2]) <= 1 and abs(bits - expected[0]) <= 8
+        assert abs(cells - expected[2]) <= 1 and abs(bits - expected[0]) <= 8
     else:
-        assert (bits, positions, difference) == expected
+        assert (bits, positions, cells) == expected
     suspected.ask(forms.question(model, photo(5)))
 
 
