@@ -88,7 +88,8 @@ impl Likeness {
 
     /// The bytes this likeness holds, its heap included, without what the allocator adds.
     pub fn footprint(&self) -> usize {
-        size_of::<Self>() + self.thumbnail.bytes().len()
+        // The bytes of an `Arc` and its two counts.
+        size_of::<Self>() + self.thumbnail.bytes().len() + 2 * size_of::<usize>()
     }
 
     /// What stays of it when its anchor goes.
@@ -194,8 +195,8 @@ mod tests {
     fn the_footprint_counts_the_heap() {
         let small = likeness(&image(7, 5, 1));
         let large = likeness(&image(64, 64, 1));
-        assert_eq!(small.footprint(), size_of::<Likeness>() + 105);
-        assert_eq!(large.footprint(), size_of::<Likeness>() + 3072);
+        assert_eq!(small.footprint(), size_of::<Likeness>() + 105 + 16);
+        assert_eq!(large.footprint(), size_of::<Likeness>() + 3072 + 16);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! sixteen positions at a time needs a channel's values side by side.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::area::area_average;
 use super::image::Image;
@@ -25,7 +26,8 @@ pub(super) const THUMBNAIL_SIDE: usize = 32;
 pub struct Thumbnail {
     width: u8,
     height: u8,
-    planes: Box<[u8]>,
+    /// Shared: who is judged, the anchor that it becomes and whoever follows that look at the same bytes.
+    planes: Arc<[u8]>,
 }
 
 impl Thumbnail {
@@ -43,8 +45,9 @@ impl Thumbnail {
 
     fn from_interleaved(width: usize, height: usize, rgb: &[u8]) -> Self {
         let positions = width * height;
-        let mut planes = vec![0; positions * 3].into_boxed_slice();
-        let (red, rest) = planes.split_at_mut(positions);
+        let mut planes: Arc<[u8]> = std::iter::repeat_n(0, positions * 3).collect();
+        let alone = Arc::get_mut(&mut planes).expect("it was made in the line above");
+        let (red, rest) = alone.split_at_mut(positions);
         let (green, blue) = rest.split_at_mut(positions);
         let (pixels, _) = rgb.as_chunks::<3>();
         for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
@@ -61,7 +64,7 @@ impl Thumbnail {
         let size = (usize::from(self.width), usize::from(self.height));
         let to = (usize::from(side), usize::from(side));
         let planes = self.planes().map(|plane| area_average::<1>(plane, size, to)).concat();
-        Cow::Owned(Self { width: side, height: side, planes: planes.into_boxed_slice() })
+        Cow::Owned(Self { width: side, height: side, planes: planes.into() })
     }
 
     /// Pixels from left to right, 1..=32.
@@ -87,7 +90,7 @@ impl Thumbnail {
     }
 
     /// All three planes, one after the other.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.planes
     }
 

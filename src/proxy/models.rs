@@ -18,7 +18,7 @@ use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Range, Reading};
 use crate::protocol::tensorflow::serving::{GetModelMetadataRequest, GetModelMetadataResponse};
 use crate::protocol::tf_serving;
-use crate::scores::{Disguise, Key, SPREAD};
+use crate::scores::{Disguise, Key, Spreads};
 
 /// Time for one question about a model.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -91,6 +91,8 @@ struct Learned {
     writing: [AtomicU8; 2],
     forms: Mutex<Forms>,
     range: Mutex<RangeVotes>,
+    /// How far its scores move between near-copies.
+    spreads: Arc<Spreads>,
 }
 
 #[derive(Default)]
@@ -362,7 +364,11 @@ impl Model {
             view: view.into(),
             group: settings.group.as_deref().unwrap_or(&key.name).into(),
             judge: Arc::new(Judge::new(settings.rules.clone(), pictures)),
-            disguise: Arc::new(Disguise::new(settings.scores, Key::from_secret(&pictures), SPREAD)),
+            disguise: Arc::new(Disguise::new(
+                settings.scores,
+                Key::from_secret(&pictures),
+                Arc::clone(&learned.spreads),
+            )),
             settings,
             signature,
             treatment,

@@ -314,7 +314,9 @@ impl<S: Store> Predictor<S> {
             self.telemetry.metrics.shadowed();
         }
 
-        let mut answers: Vec<Option<Answer>> = vec![None; query.rows()];
+        let mut answers: Vec<Option<Given>> = Vec::new();
+        answers.resize_with(query.rows(), || None);
+        let mut dropped = Vec::new();
         // Every row that is not replayed: those that were claimed, and those that nobody could read.
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
         let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
@@ -324,8 +326,9 @@ impl<S: Store> Predictor<S> {
             let failed = match self.forward(call, asked, some, leads).await {
                 Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
                     for row in forwarded {
-                        answers[row] = answer_of(&rows, row).cloned();
+                        answers[row] = answer_of(&rows, row).cloned().map(Given::fresh);
                     }
+                    dropped = rows;
                     None
                 }
                 // An OK reply that cannot be taken apart holds fresh answers of rows that were ruled replays, or lacks them.
@@ -348,15 +351,18 @@ impl<S: Store> Predictor<S> {
 
         let mut anchor_took = Duration::ZERO;
         for (row, follow) in &mut follows {
-            let answer = match self.followed(call, asked, *row, follow).await {
-                Ok(answer) => answer,
+            let given = match self.followed(call, asked, *row, follow).await {
+                Ok(given) => given,
                 Err(failed) => {
                     self.hold(call, occasion, None).await;
                     return failed;
                 }
             };
-            anchor_took = anchor_took.max(answer.took);
-            answers[*row] = Some(answer);
+            if let Some(fresh) = answer_of(&dropped, *row) {
+                learn_scores(asked, *row, fresh, &given);
+            }
+            anchor_took = anchor_took.max(given.answer.took);
+            answers[*row] = Some(given);
         }
         // Answers that make no reply leave when a reply would have left.
         let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
@@ -390,13 +396,13 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         row: usize,
         follow: &mut Follow,
-    ) -> Result<Answer, Result<Reply, CallError>> {
+    ) -> Result<Given, Result<Reply, CallError>> {
         loop {
             let waits = Instant::now();
             let answer = follow.answer().await;
             call.noted.spent_elsewhere(waits.elapsed());
             if let Ok(answer) = answer {
-                return Ok(answer);
+                return Ok(Given { answer, of: Some(follow.likeness().clone()) });
             }
             let Some((_, judged)) = self.judge(call, asked, &[row]).await.pop() else {
                 return Err(Err(CallError::Overloaded));
@@ -408,7 +414,7 @@ impl<S: Store> Predictor<S> {
                     let fresh =
                         self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
                     return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.told) {
-                        (Some((_, answer)), _) => Ok(answer),
+                        (Some((_, answer)), _) => Ok(Given::fresh(answer)),
                         (None, Some(_)) => Err(Err(AnswerError::Differ("rows").into())),
                         (None, None) => Err(Ok(fresh.reply)),
                     };
@@ -494,8 +500,8 @@ fn cover(call: &Call, mode: Mode, valid: bool) -> Option<Cover> {
 /// The reply to a call of which every row was forwarded; `hides` says that it must look like one from memory.
 fn reply_fresh(asked: &Asked, fresh: Fresh, hides: bool) -> Result<Reply, CallError> {
     let Some(told) = fresh.told else { return Ok(fresh.reply) };
-    if let Some(rows) = fresh.rows.filter(|_| hides && !asked.model.disguise.is_none()) {
-        let answers = rows.into_iter().map(|(_, answer)| Some(answer)).collect();
+    if let Some(rows) = fresh.rows.filter(|_| hides && asked.model.disguise.rewrites_forwarded()) {
+        let answers = rows.into_iter().map(|(_, answer)| Some(Given::fresh(answer))).collect();
         return Ok(asked.model.template().reply(assemble(answers, asked)?));
     }
     Ok(match told.reply? {
@@ -513,19 +519,55 @@ fn leads(judged: Vec<(usize, Judged)>) -> Vec<(usize, Lead)> {
     judged.into_iter().filter_map(lead).collect()
 }
 
+/// A row's answer.
+struct Given {
+    answer: Answer,
+    /// What the picture looked like of which the model said so; none where it is the row's own.
+    of: Option<Likeness>,
+}
+
+impl Given {
+    /// What the model said of the row itself.
+    fn fresh(answer: Answer) -> Self {
+        Self { answer, of: None }
+    }
+}
+
 /// The rows' answers as the reply to what was asked, their scores as the model's settings want them written.
-fn assemble(answers: Vec<Option<Answer>>, asked: &Asked) -> Result<Bytes, AnswerError> {
+fn assemble(answers: Vec<Option<Given>>, asked: &Asked) -> Result<Bytes, AnswerError> {
     let disguise = &asked.model.disguise;
-    let rows = answers.into_iter().zip(&asked.likenesses).map(|(answer, likeness)| {
-        let answer = answer.ok_or(AnswerError::Differ("number"))?.bytes;
+    let rows = answers.into_iter().zip(&asked.likenesses).map(|(given, likeness)| {
+        let Given { answer, of } = given.ok_or(AnswerError::Differ("number"))?;
+        let rewrites =
+            if of.is_some() { disguise.rewrites_replayed() } else { disguise.rewrites_forwarded() };
         match likeness {
-            Some(likeness) if !disguise.is_none() => {
-                asked.query.rewritten(answer, &mut |output, scores| disguise.apply(scores, output, likeness))
+            Some(here) if rewrites => {
+                let mut writer = disguise.writer(here, of.as_ref().unwrap_or(here));
+                asked.query.rewritten(answer.bytes, &mut writer)
             }
-            _ => Ok(answer),
+            _ => Ok(answer.bytes),
         }
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
     let typed = asked.model.replies_typed(asked.query.is_typed());
     Ok(frame::wrap(&asked.query.assemble(rows, typed)?))
+}
+
+/// What the model made of a near-copy that it was asked about in vain: by how much its scores move.
+fn learn_scores(asked: &Asked, row: usize, fresh: &Answer, given: &Given) {
+    let (disguise, query) = (&asked.model.disguise, &asked.query);
+    let (Some(here), Some(there)) = (&asked.likenesses[row], &given.of) else { return };
+    if !disguise.learns() {
+        return;
+    }
+    let scores = |answer: &Answer| {
+        let mut scores = Vec::new();
+        let mut keep = |output: &str, of: &mut [f64]| scores.push((output.to_owned(), of.to_vec()));
+        query.rewritten(answer.bytes.clone(), &mut keep).map(|_| scores).unwrap_or_default()
+    };
+    for ((output, after), (another, before)) in scores(fresh).into_iter().zip(scores(&given.answer)) {
+        if output == another {
+            disguise.learn(&output, (here, &after), (there, &before));
+        }
+    }
 }

@@ -24,7 +24,8 @@ use crate::telemetry::Stage;
 /// Requests above this many bytes are decoded and read on a thread of their own: their likeness is long work.
 const LONG_WORK: usize = 1 << 20;
 
-/// Bytes of all that is kept of one row while its call lives: its likeness twice, its claim and its answer's handles.
+/// Bytes of all that is kept of one row while its call lives: its likeness, what is left of its anchor's, its claim and its
+/// answer's handles.
 const ROW: usize = 8 << 10;
 
 /// A message that was decoded.

@@ -1,8 +1,7 @@
-//! An answer must not tell by its scores that the model was not asked. Step 9 of a Predict call: assemble.
+//! An answer must not tell by its scores that the model was not asked. Step 8 of a Predict call: assemble.
 //!
-//! A replayed answer repeats another picture's scores to the last bit, which no model does. So what is done here is done to every
-//! reply of a model, forwarded or replayed, and depends on nothing but the scores, the picture and a key: who sends the
-//! same picture again gets the same scores again.
+//! A replayed answer repeats another picture's scores to the last bit, which no model does. What is done here about it depends
+//! on nothing but the scores, the pictures and a key, so that who sends the same picture again gets the same scores again.
 //!
 //! Nothing here knows messages: numbers in, numbers out.
 //!
@@ -10,95 +9,142 @@
 //! scale.rs    probabilities or plain scores, their order, and how they are moved
 //! rounded.rs  few digits, so that near answers are equal ones
 //! noise.rs    keyed numbers that no caller can predict
-//! decoy.rs    a smooth surface of our own on top of the model's
+//! surface.rs  a keyed smooth function of pictures, which a decoy climbs as a model would
+//! spread.rs   how steep the model itself is between near-copies
 //! ```
 
 mod scale;
 mod rounded;
 mod noise;
-mod decoy;
+mod surface;
+mod spread;
+
+use std::sync::Arc;
 
 use crate::judgment::Likeness;
 
 pub use noise::Key;
+pub use spread::Spreads;
 
-use decoy::Decoy;
+use surface::{Surface, usual_climb};
 
 /// How scores are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {
     /// As the model gave them (default). Who compares two replies sees which were replayed.
     Exact,
-    /// To a hundredth of their range: a model's own near-copies often have equal scores then too. Costs honest callers the digits.
+    /// To a hundredth of their range, in all replies: a model's own near-copies often have equal scores then too. Costs honest
+    /// callers the digits.
     Rounded,
-    /// With keyed noise of two percent that differs from picture to picture: no two replies are equal. An average over many
-    /// near-copies is flat, which a model's is not.
+    /// With keyed noise of two percent that differs from picture to picture, in all replies: no two are equal. An average over
+    /// many near-copies is flat, which a model's is not.
     Jittered,
-    /// One for the best class, nothing for the others: there is nothing to compare.
+    /// One for the best class, nothing for the others, in all replies: there is nothing to compare.
     Label,
-    /// With a keyed, smooth function of the picture on top: near-copies differ as a model's do, and a gradient estimated from them
-    /// is that of the function.
+    /// The earlier picture's, moved by a keyed, smooth function of how the two pictures differ, as far as the model's own scores
+    /// move between near-copies. A gradient estimated from replays is that of the function. Forwarded replies stay as they are.
     Decoy,
 }
 
 /// Standard deviation of what `jittered` adds, in natural logarithms of probabilities.
 const JITTER: f64 = 0.02;
 
-/// The same of what `decoy` adds as long as it is not known by how much near-copies differ with the model.
-pub const SPREAD: f64 = 0.05;
+/// What a decoy moves by besides, in parts of the model's steepness: changes too small for the thumbnail move a model's scores too.
+const RIPPLE: f64 = 1e-3;
 
-/// What `decoy` adds besides, from picture to picture: changes that move no cell's mean by a level still change a model's scores.
-const RIPPLE: f64 = 1e-4;
+/// Pictures whose thumbnails hardly differ teach nothing of how steep a model is.
+const TOO_NEAR: f64 = 1e-2;
 
-/// Writes the scores of pictures' classes.
+/// Writes the scores of one model's pictures.
 #[derive(Clone, Debug)]
 pub struct Disguise {
     mode: Mode,
     key: Key,
     /// None but for [`Mode::Decoy`].
-    decoy: Option<Decoy>,
-    /// Standard deviation of what `decoy` adds, in natural logarithms of probabilities.
-    spread: f64,
+    surface: Option<Arc<Surface>>,
+    spreads: Arc<Spreads>,
 }
 
 impl Disguise {
-    /// Scores written by `mode`; `spread` is for [`Mode::Decoy`] alone.
-    pub fn new(mode: Mode, key: Key, spread: f64) -> Self {
-        Self { mode, key, decoy: (mode == Mode::Decoy).then(|| Decoy::new(key)), spread }
+    /// Scores written by `mode`; `spreads` is what calls taught of the model.
+    pub fn new(mode: Mode, key: Key, spreads: Arc<Spreads>) -> Self {
+        Self { mode, key, surface: (mode == Mode::Decoy).then(|| Arc::new(Surface::new(key))), spreads }
     }
 
-    /// Whether replies stay as they are.
-    pub fn is_none(&self) -> bool {
-        self.mode == Mode::Exact
+    /// Whether the scores of forwarded rows are written anew.
+    pub fn rewrites_forwarded(&self) -> bool {
+        matches!(self.mode, Mode::Rounded | Mode::Jittered | Mode::Label)
     }
 
-    /// Rewrites `scores`, one number for each class, of the picture with this likeness; `output` tells several outputs apart.
+    /// Whether those of replayed rows are.
+    pub fn rewrites_replayed(&self) -> bool {
+        self.mode != Mode::Exact
+    }
+
+    /// What writes the scores of the picture `here`, of which the model was asked when it saw `there`: the same picture, if it was
+    /// forwarded itself.
     ///
     /// The best class stays the best, no class passes a better one, and probabilities stay probabilities. Scores among which
     /// some are no numbers are left as they are.
-    pub fn apply(&self, scores: &mut [f64], output: &str, likeness: &Likeness) {
-        if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) {
-            return;
-        }
-        let ripples = || {
-            let mut noise = self.key.noise(&[b"ripple", output.as_bytes(), &likeness.digest().to_bytes()]);
-            noise.normal(scores.len())
-        };
-        match self.mode {
-            Mode::Exact => {}
-            Mode::Rounded => rounded::round(scores),
-            Mode::Label => label(scores),
-            Mode::Jittered => {
-                let ripples = ripples();
-                scale::shift(scores, |class| JITTER * ripples[class]);
+    pub fn writer<'a>(
+        &'a self,
+        here: &'a Likeness,
+        there: &'a Likeness,
+    ) -> impl FnMut(&str, &mut [f64]) + 'a {
+        let moved = here.digest() != there.digest();
+        let places = self
+            .surface
+            .as_ref()
+            .filter(|_| moved)
+            .map(|surface| (surface, surface.place(here), surface.place(there)));
+        move |output, scores| {
+            if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) {
+                return;
             }
-            Mode::Decoy => {
-                let decoy = self.decoy.as_ref().map(|decoy| decoy.heights(output, scores.len(), likeness));
-                let (ripples, heights) = (ripples(), decoy.unwrap_or_default());
-                let height = |class| heights.get(class).copied().unwrap_or_default();
-                scale::shift(scores, |class| self.spread * height(class) + RIPPLE * ripples[class]);
+            match self.mode {
+                Mode::Exact => {}
+                Mode::Rounded => rounded::round(scores),
+                Mode::Label => label(scores),
+                Mode::Jittered => {
+                    let ripples = self.ripples(output, scores.len(), here);
+                    scale::shift(scores, |class| JITTER * ripples[class]);
+                }
+                Mode::Decoy => {
+                    let Some((surface, here_at, there_at)) = &places else { return };
+                    let spread = self.spreads.of(output);
+                    let climb = surface.climb(output, scores.len(), here_at, there_at);
+                    let (to, from) =
+                        (self.ripples(output, scores.len(), here), self.ripples(output, scores.len(), there));
+                    scale::shift(scores, |class| {
+                        spread * (climb[class] + RIPPLE * (to[class] - from[class]))
+                    });
+                }
             }
         }
+    }
+
+    /// Whether [`Self::learn`] has any use.
+    pub fn learns(&self) -> bool {
+        self.mode == Mode::Decoy
+    }
+
+    /// Takes in what the model itself made of two near-copies.
+    pub fn learn(
+        &self,
+        output: &str,
+        (here, scores): (&Likeness, &[f64]),
+        (there, before): (&Likeness, &[f64]),
+    ) {
+        let usual = usual_climb(here, there);
+        if usual > TOO_NEAR
+            && let Some(moved) = scale::moved(before, scores)
+        {
+            self.spreads.learn(output, moved / usual);
+        }
+    }
+
+    fn ripples(&self, output: &str, classes: usize, of: &Likeness) -> Vec<f64> {
+        self.key.noise(&[b"ripple", output.as_bytes(), &of.digest().to_bytes()]).normal(classes)
     }
 }
 

@@ -34,12 +34,11 @@ impl Key {
 }
 
 impl Noise {
-    /// Uniform numbers of mean 0 and standard deviation 1, from one byte each.
-    pub(super) fn coarse(&mut self, count: usize) -> Vec<f64> {
+    /// So many bytes.
+    pub(super) fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.0.fill(&mut bytes);
-        // The deviation of the whole numbers 0..=255.
-        bytes.into_iter().map(|byte| (f64::from(byte) - 127.5) / 73.9).collect()
+        bytes
     }
 
     /// Uniform in 0..1.

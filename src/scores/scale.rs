@@ -6,6 +6,9 @@ const SLACK: f64 = 5e-3;
 /// A smaller probability counts as this one, whose logarithm is a number.
 const LEAST: f64 = 1e-12;
 
+/// Below it a probability of single precision says little of how it moved.
+const TOLD: f64 = 1e-7;
+
 /// Whether these are the probabilities of a closed list of classes.
 pub(super) fn are_probabilities(scores: &[f64]) -> bool {
     let within = scores.iter().all(|score| (0.0..=1.0 + SLACK).contains(score));
@@ -61,6 +64,29 @@ pub(super) fn shift(scores: &mut [f64], by: impl Fn(usize) -> f64) {
             *score *= sum / moved;
         }
     }
+}
+
+/// By how much scores moved, in the units of [`shift`]: the root of the mean of the classes' squared moves, what moves all of them
+/// alike taken off. None where they cannot be compared.
+pub(super) fn moved(before: &[f64], after: &[f64]) -> Option<f64> {
+    let both = || before.iter().zip(after);
+    if before.len() != after.len() || both().any(|(before, after)| !before.is_finite() || !after.is_finite())
+    {
+        return None;
+    }
+    let moves: Vec<f64> = if are_probabilities(before) && are_probabilities(after) {
+        let told = both().filter(|(before, after)| before.min(**after) > TOLD);
+        told.map(|(before, after)| (after / before).ln()).collect()
+    } else {
+        let unit = deviation(before);
+        both().map(|(before, after)| (after - before) / unit).collect()
+    };
+    if moves.len() < 2 {
+        return None;
+    }
+    let mean = moves.iter().sum::<f64>() / moves.len() as f64;
+    let squares: f64 = moves.iter().map(|moved| (moved - mean).powi(2)).sum();
+    Some((squares / moves.len() as f64).sqrt()).filter(|moved| moved.is_finite())
 }
 
 /// The standard deviation of scores; their own size where there is but one, or all are alike.

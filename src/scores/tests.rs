@@ -6,7 +6,7 @@ use crate::judgment::{Image, Judge, Rules};
 const MODES: [Mode; 5] = [Mode::Exact, Mode::Rounded, Mode::Jittered, Mode::Label, Mode::Decoy];
 
 fn disguise(mode: Mode) -> Disguise {
-    Disguise::new(mode, Key::from_secret(&[7; 32]), SPREAD)
+    Disguise::new(mode, Key::from_secret(&[7; 32]), Arc::default())
 }
 
 /// A picture of 32 x 32 that no other seed gives, with `changed` added to one pixel.
@@ -23,9 +23,14 @@ fn likeness(seed: u64, changed: u8) -> Likeness {
     Judge::new(Rules::hardened(), [1; 32]).likeness(&image)
 }
 
+/// The scores of a picture that was answered with those of the picture of seed 0.
 fn written(mode: Mode, scores: &[f64], likeness: &Likeness) -> Vec<f64> {
+    written_from(mode, scores, likeness, &self::likeness(0, 0))
+}
+
+fn written_from(mode: Mode, scores: &[f64], here: &Likeness, there: &Likeness) -> Vec<f64> {
     let mut scores = scores.to_vec();
-    disguise(mode).apply(&mut scores, "probabilities", likeness);
+    disguise(mode).writer(here, there)("probabilities", &mut scores);
     scores
 }
 
@@ -112,21 +117,50 @@ fn rounded_scores_are_hundredths() {
 
 #[test]
 fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
-    let decoy = Decoy::new(Key::from_secret(&[7; 32]));
-    let heights = |seed, changed| decoy.heights("p", 400, &likeness(seed, changed));
-    let deviation =
-        |values: &[f64]| (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt();
-    let apart = |one: &[f64], other: &[f64]| {
-        deviation(&one.iter().zip(other).map(|(one, other)| one - other).collect::<Vec<_>>())
+    let surface = Surface::new(Key::from_secret(&[7; 32]));
+    let climb = |surface: &Surface, one: &Likeness, other: &Likeness| {
+        surface.climb("p", 400, &surface.place(one), &surface.place(other))
     };
-    let here = heights(1, 0);
-    assert!((0.7..1.3).contains(&deviation(&here)), "{}", deviation(&here));
-    let (near, nearer, far) =
-        (apart(&here, &heights(1, 120)), apart(&here, &heights(1, 30)), apart(&here, &heights(2, 0)));
-    assert!(nearer < near && near < 0.6 && nearer > 0.0, "{nearer} {near}");
-    assert!(far > 1.0, "{far}");
-    let another_key = Decoy::new(Key::from_secret(&[8; 32])).heights("p", 400, &likeness(1, 0));
-    assert!(apart(&here, &another_key) > 1.0);
+    let height =
+        |values: &[f64]| (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt();
+    let here = likeness(1, 0);
+    assert!(height(&climb(&surface, &here, &here)) < 1e-12);
+    for other in [likeness(1, 30), likeness(1, 120), likeness(2, 0)] {
+        let (found, usual) = (height(&climb(&surface, &here, &other)), usual_climb(&here, &other));
+        assert!((0.5..1.5).contains(&(found / usual)), "{found} {usual}");
+    }
+    let (near, nearer) = (climb(&surface, &here, &likeness(1, 60)), climb(&surface, &here, &likeness(1, 30)));
+    let bend: Vec<f64> = near.iter().zip(&nearer).map(|(near, nearer)| near - 2.0 * nearer).collect();
+    assert!(
+        height(&bend) < height(&near) / 10.0,
+        "twice as far is twice as high: {} {}",
+        height(&bend),
+        height(&near)
+    );
+    let another = climb(&Surface::new(Key::from_secret(&[8; 32])), &here, &likeness(2, 0));
+    let same = climb(&surface, &here, &likeness(2, 0));
+    assert!(height(&another.iter().zip(&same).map(|(one, other)| one - other).collect::<Vec<_>>()) > 1.0);
+}
+
+#[test]
+fn a_decoy_leaves_what_was_forwarded_and_moves_as_far_as_the_model_was_seen_to() {
+    let (here, there) = (likeness(1, 90), likeness(1, 0));
+    let before = kinds().remove(0);
+    assert_eq!(written_from(Mode::Decoy, &before, &there, &there), before);
+    let disguise = disguise(Mode::Decoy);
+    let decoy = || {
+        let mut scores = before.clone();
+        disguise.writer(&here, &there)("p", &mut scores);
+        scale::moved(&before, &scores).unwrap()
+    };
+    let assumed = decoy();
+    // A model that is four times as steep as is assumed until it is known.
+    let mut after = before.clone();
+    let steep = 4.0 * usual_climb(&here, &there);
+    scale::shift(&mut after, |class| if class % 2 == 0 { steep } else { -steep });
+    (0..100).for_each(|_| disguise.learn("p", (&here, &after), (&there, &before)));
+    let ratio = decoy() / assumed;
+    assert!((3.0..5.0).contains(&ratio), "{ratio}");
 }
 
 #[test]

@@ -66,8 +66,8 @@ impl Anchor {
     /// The right to its answer; none where it has no answer to give.
     pub(super) fn follow(&self) -> Option<Follow> {
         match &self.kept {
-            Kept::Pending(pending) => Some(Follow::waiting(pending.clone())),
-            Kept::Answered(answer) => Some(Follow::known(answer.clone())),
+            Kept::Pending(pending) => Some(Follow::waiting(pending.clone(), self.likeness.clone())),
+            Kept::Answered(answer) => Some(Follow::known(answer.clone(), self.likeness.clone())),
             Kept::Likeness => None,
         }
     }

@@ -8,6 +8,7 @@
 //! failure by itself.
 
 use super::{Answer, SessionKey};
+use crate::judgment::Likeness;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -83,7 +84,10 @@ impl Drop for Lead {
 }
 
 /// The right to an earlier row's answer, now or when it comes.
-pub struct Follow(Source);
+pub struct Follow {
+    source: Source,
+    likeness: Box<Likeness>,
+}
 
 enum Source {
     Known(Answer),
@@ -103,17 +107,22 @@ impl std::fmt::Display for LeaderFailed {
 impl std::error::Error for LeaderFailed {}
 
 impl Follow {
-    pub(super) fn known(answer: Answer) -> Self {
-        Self(Source::Known(answer))
+    pub(super) fn known(answer: Answer, likeness: Likeness) -> Self {
+        Self { source: Source::Known(answer), likeness: Box::new(likeness) }
     }
 
-    pub(super) fn waiting(pending: Pending) -> Self {
-        Self(Source::Waiting(pending))
+    pub(super) fn waiting(pending: Pending, likeness: Likeness) -> Self {
+        Self { source: Source::Waiting(pending), likeness: Box::new(likeness) }
+    }
+
+    /// What the earlier row looks like.
+    pub fn likeness(&self) -> &Likeness {
+        &self.likeness
     }
 
     /// The answer, if it is there already.
     pub fn ready(&self) -> Option<Answer> {
-        match &self.0 {
+        match &self.source {
             Source::Known(answer) => Some(answer.clone()),
             Source::Waiting(pending) => pending.borrow().clone(),
         }
@@ -121,7 +130,7 @@ impl Follow {
 
     /// Waits for the answer. Dropping the future loses nothing; it may be asked again.
     pub async fn answer(&mut self) -> Result<Answer, LeaderFailed> {
-        match &mut self.0 {
+        match &mut self.source {
             Source::Known(answer) => Ok(answer.clone()),
             Source::Waiting(pending) => match pending.wait_for(Option::is_some).await {
                 Ok(answer) => answer.clone().ok_or(LeaderFailed),
@@ -135,6 +144,7 @@ impl Follow {
 mod tests {
     use super::super::CallerDigest;
     use super::*;
+    use crate::judgment::{Image, Judge, Rules};
     use bytes::Bytes;
     use std::future::Future;
     use std::pin::pin;
@@ -162,6 +172,11 @@ mod tests {
         Answer { bytes: Bytes::from_static(b"cat"), version: "1".into(), took: Duration::from_millis(3) }
     }
 
+    fn likeness() -> Likeness {
+        let image = Image::new(1, 1, vec![0; 3].into()).unwrap();
+        Judge::new(Rules::hardened(), [0; 32]).likeness(&image)
+    }
+
     fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
     }
@@ -170,7 +185,7 @@ mod tests {
     fn a_follower_waits_for_the_leader_and_may_be_polled_afresh() {
         let home = Arc::default();
         let (mut lead, pending) = lead(&home);
-        let mut follow = Follow::waiting(pending);
+        let mut follow = Follow::waiting(pending, likeness());
         assert!(poll(follow.answer()).is_pending());
         assert!(poll(follow.answer()).is_pending(), "a cancelled wait loses nothing");
         assert_eq!(follow.ready(), None);
@@ -196,7 +211,7 @@ mod tests {
         let session = SessionKey { caller: CallerDigest([0; 16]), group: "g".into() };
         let (mut lead, pending) = Lead::new(Place { session, anchor: 1 });
         lead.arm(home.clone());
-        *home.0.lock().unwrap() = Some(Follow::waiting(pending));
+        *home.0.lock().unwrap() = Some(Follow::waiting(pending, likeness()));
         drop(lead);
         let mut follow = home.0.lock().unwrap().take().unwrap();
         assert_eq!(poll(follow.answer()), Poll::Ready(Err(LeaderFailed)));
