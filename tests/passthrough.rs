@@ -137,44 +137,37 @@ async fn what_a_caller_says_around_its_message_reaches_the_upstream_unchanged() 
     let world = World::new().start().await;
     let client = world.client().await;
     client.infer(&kserve::question([&photo(0)])).await.answer();
-    let message = |path, seed| match path {
-        MODEL_INFER => kserve::frame(&kserve::question([&photo(seed)])),
+    let message = |path| match path {
+        MODEL_INFER => kserve::frame(&kserve::question([&photo(1)])),
         _ => metadata_question(),
     };
     for path in [MODEL_METADATA, MODEL_INFER] {
-        // The time left goes on in place of the time given where a call had to wait, and on a busy machine one may have to.
-        let mut as_given = false;
-        for attempt in 1..=20 {
-            let sent = headers(&[
-                ("content-type", b"application/grpc+proto"),
-                ("te", b"trailers"),
-                ("user-agent", b"grpc-python/1.68.0 grpc-c/44.1.0"),
-                ("grpc-timeout", b"59S"),
-                ("grpc-accept-encoding", b"identity, deflate, gzip"),
-                ("x-twice", b"second\xffraw"),
-                ("x-twice", b"first"),
-                ("trace-bin", b"AAEC/w"),
-                ("authorization", b"Bearer of news"),
-                ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-            ]);
-            let mut request = http::Request::post(format!("http://{AUTHORITY}{path}"));
-            *request.headers_mut().unwrap() = sent.clone();
-            let message = message(path, attempt);
-            assert!(client.unary(request, message.clone()).await.is_ok());
-            let seen = world.upstream.last(path);
-            assert_eq!(seen.body, message);
-            assert_eq!(seen.uri.authority().unwrap().as_str(), AUTHORITY);
-            assert_eq!(seen.uri.path(), path);
-            let mut without_time = (seen.headers.clone(), sent.clone());
-            without_time.0.remove("grpc-timeout");
-            without_time.1.remove("grpc-timeout");
-            assert_eq!(without_time.0, without_time.1);
-            as_given = seen.headers == sent;
-            if as_given {
-                break;
-            }
+        let sent = headers(&[
+            ("content-type", b"application/grpc+proto"),
+            ("te", b"trailers"),
+            ("user-agent", b"grpc-python/1.68.0 grpc-c/44.1.0"),
+            ("grpc-timeout", b"59S"),
+            ("grpc-accept-encoding", b"identity, deflate, gzip"),
+            ("x-twice", b"second\xffraw"),
+            ("x-twice", b"first"),
+            ("trace-bin", b"AAEC/w"),
+            ("authorization", b"Bearer of news"),
+            ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ]);
+        let mut request = http::Request::post(format!("http://{AUTHORITY}{path}"));
+        *request.headers_mut().unwrap() = sent.clone();
+        let message = message(path);
+        assert!(client.unary(request, message.clone()).await.is_ok());
+        let seen = world.upstream.last(path);
+        assert_eq!(seen.body, message);
+        assert_eq!(seen.uri.authority().unwrap().as_str(), AUTHORITY);
+        assert_eq!(seen.uri.path(), path);
+        let mut expected = sent;
+        if path == MODEL_INFER {
+            // The deadline of what is judged is kept here: see `a_deadline_that_passes_breaks_nobody_elses_call` in tests/triton.
+            expected.remove("grpc-timeout");
         }
-        assert!(as_given, "{path}: the deadline was rewritten twenty times");
+        assert_eq!(seen.headers, expected);
     }
 }
 

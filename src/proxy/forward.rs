@@ -220,9 +220,6 @@ struct Forward {
     noted: Noted,
 }
 
-/// A call that went on at once carries the caller's deadline as it was written; one that waited longer than this, the remainder.
-const AT_ONCE: Duration = Duration::from_millis(1);
-
 impl Forward {
     /// `call` with `frame` in place of its own where one is given.
     fn new(call: &Call, frame: Option<Bytes>) -> Self {
@@ -236,11 +233,10 @@ impl Forward {
         if stated.is_some_and(|stated| *stated != HeaderValue::from(frame.len())) {
             head.headers.remove(CONTENT_LENGTH);
         }
-        if let Some(deadline) = call.deadline.filter(|_| call.began.elapsed() > AT_ONCE) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let left =
-                HeaderValue::from_str(&timeout_value(left)).expect("digits and a unit are a header value");
-            head.headers.insert("grpc-timeout", left);
+        // Time that is up is up here. Triton 2.51 ends a call whose time is up several times over, which HTTP/2 takes for an error of the
+        // connection, and all others' calls on it end too.
+        if call.deadline.is_some() {
+            head.headers.remove("grpc-timeout");
         }
         let method = call.rpc.path().trim_start_matches('/');
         Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone() }
@@ -258,20 +254,6 @@ fn with_path(uri: &Uri, path: &'static str) -> Uri {
     parts.path_and_query = Some(PathAndQuery::from_static(path));
     // The path alone is enough: scheme and authority are the upstream's own where the caller gave none.
     Uri::from_parts(parts).unwrap_or_else(|_| Uri::from_static(path))
-}
-
-/// A gRPC timeout has eight digits at most, so the unit grows with the time.
-fn timeout_value(left: Duration) -> String {
-    const MOST: u128 = 99_999_999;
-    if left.as_nanos() <= MOST {
-        format!("{}n", left.as_nanos())
-    } else if left.as_micros() <= MOST {
-        format!("{}u", left.as_micros())
-    } else if left.as_millis() <= MOST {
-        format!("{}m", left.as_millis())
-    } else {
-        format!("{}S", u128::from(left.as_secs()).min(MOST))
-    }
 }
 
 /// Runs `work` to its end, or, once nobody waits for it any more, for at most `linger`.
@@ -317,19 +299,6 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for Lingering<F> {
 mod tests {
     use super::*;
     use tokio::sync::oneshot;
-
-    #[test]
-    fn a_timeout_is_written_in_eight_digits() {
-        for (left, text) in [
-            (Duration::from_nanos(5), "5n"),
-            (Duration::from_millis(99), "99000000n"),
-            (Duration::from_millis(100), "100000u"),
-            (Duration::from_secs(100), "100000m"),
-            (Duration::from_secs(200_000), "200000S"),
-        ] {
-            assert_eq!(timeout_value(left), text);
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn abandoned_work_goes_on_for_its_linger_and_no_longer() {

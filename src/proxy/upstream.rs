@@ -524,7 +524,6 @@ impl Upstream {
             Request::post(path)
                 .header("content-type", "application/grpc")
                 .header("te", "trailers")
-                .header("grpc-timeout", format!("{}m", within.as_millis()))
                 .body(body::message(message.clone(), None))
                 .expect("a static path and static headers make a request")
         };

@@ -9,14 +9,14 @@
 //! scale.rs    probabilities or plain scores, their order, and how they are moved
 //! rounded.rs  few digits, so that near answers are equal ones
 //! noise.rs    keyed numbers that no caller can predict
-//! surface.rs  a keyed smooth function of pictures, which a decoy climbs as a model would
+//! slope.rs    a keyed function of how two pictures differ, by which a decoy moves as a model's scores would
 //! spread.rs   how steep the model itself is between near-copies
 //! ```
 
 mod scale;
 mod rounded;
 mod noise;
-mod surface;
+mod slope;
 mod spread;
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::judgment::Likeness;
 pub use noise::Key;
 pub use spread::Spreads;
 
-use surface::{Surface, usual_climb};
+use slope::{Slopes, apart};
 
 /// How scores are written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -49,8 +49,8 @@ pub enum Mode {
 /// Standard deviation of what `jittered` adds, in natural logarithms of probabilities.
 const JITTER: f64 = 0.02;
 
-/// What a decoy moves by besides, in parts of the model's steepness: changes too small for the thumbnail move a model's scores too.
-const RIPPLE: f64 = 1e-3;
+/// What a decoy moves by besides, as if the thumbnails were so far apart: changes too small for them move a model's scores too.
+const RIPPLE: f64 = 2e-3;
 
 /// Pictures whose thumbnails hardly differ teach nothing of how steep a model is.
 const TOO_NEAR: f64 = 1e-2;
@@ -61,14 +61,14 @@ pub struct Disguise {
     mode: Mode,
     key: Key,
     /// None but for [`Mode::Decoy`].
-    surface: Option<Arc<Surface>>,
+    slopes: Option<Arc<Slopes>>,
     spreads: Arc<Spreads>,
 }
 
 impl Disguise {
     /// Scores written by `mode`; `spreads` is what calls taught of the model.
     pub fn new(mode: Mode, key: Key, spreads: Arc<Spreads>) -> Self {
-        Self { mode, key, surface: (mode == Mode::Decoy).then(|| Arc::new(Surface::new(key))), spreads }
+        Self { mode, key, slopes: (mode == Mode::Decoy).then(|| Arc::new(Slopes::new(key))), spreads }
     }
 
     /// Whether the scores of forwarded rows are written anew.
@@ -91,12 +91,8 @@ impl Disguise {
         here: &'a Likeness,
         there: &'a Likeness,
     ) -> impl FnMut(&str, &mut [f64]) + 'a {
-        let moved = here.digest() != there.digest();
-        let places = self
-            .surface
-            .as_ref()
-            .filter(|_| moved)
-            .map(|surface| (surface, surface.place(here), surface.place(there)));
+        let slopes = self.slopes.as_ref().filter(|_| here.digest() != there.digest());
+        let path = slopes.and_then(|slopes| Some((slopes, slopes.path(here, there)?)));
         move |output, scores| {
             if scores.is_empty() || scores.iter().any(|score| !score.is_finite()) {
                 return;
@@ -110,14 +106,11 @@ impl Disguise {
                     scale::shift(scores, |class| JITTER * ripples[class]);
                 }
                 Mode::Decoy => {
-                    let Some((surface, here_at, there_at)) = &places else { return };
+                    let Some((slopes, path)) = &path else { return };
                     let spread = self.spreads.of(output);
-                    let climb = surface.climb(output, scores.len(), here_at, there_at);
-                    let (to, from) =
-                        (self.ripples(output, scores.len(), here), self.ripples(output, scores.len(), there));
-                    scale::shift(scores, |class| {
-                        spread * (climb[class] + RIPPLE * (to[class] - from[class]))
-                    });
+                    let climb = slopes.climb(output, scores.len(), path);
+                    let ripples = self.ripples(output, scores.len(), here);
+                    scale::shift(scores, |class| spread * (climb[class] + RIPPLE * ripples[class]));
                 }
             }
         }
@@ -135,11 +128,10 @@ impl Disguise {
         (here, scores): (&Likeness, &[f64]),
         (there, before): (&Likeness, &[f64]),
     ) {
-        let usual = usual_climb(here, there);
-        if usual > TOO_NEAR
+        if let Some(apart) = apart(here, there).filter(|apart| *apart > TOO_NEAR)
             && let Some(moved) = scale::moved(before, scores)
         {
-            self.spreads.learn(output, moved / usual);
+            self.spreads.learn(output, moved / apart);
         }
     }
 

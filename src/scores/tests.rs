@@ -116,30 +116,35 @@ fn rounded_scores_are_hundredths() {
 }
 
 #[test]
-fn a_decoy_is_smooth_near_a_picture_and_knows_nothing_far_from_it() {
-    let surface = Surface::new(Key::from_secret(&[7; 32]));
-    let climb = |surface: &Surface, one: &Likeness, other: &Likeness| {
-        surface.climb("p", 400, &surface.place(one), &surface.place(other))
+fn a_decoy_moves_as_far_as_the_pictures_are_apart_and_otherwise_around_each_picture() {
+    let slopes = Slopes::new(Key::from_secret(&[7; 32]));
+    let climb = |slopes: &Slopes, here: &Likeness, there: &Likeness| {
+        slopes.climb("p", 400, &slopes.path(here, there).unwrap())
     };
     let height =
         |values: &[f64]| (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt();
-    let here = likeness(1, 0);
-    assert!(height(&climb(&surface, &here, &here)) < 1e-12);
-    for other in [likeness(1, 30), likeness(1, 120), likeness(2, 0)] {
-        let (found, usual) = (height(&climb(&surface, &here, &other)), usual_climb(&here, &other));
-        assert!((0.5..1.5).contains(&(found / usual)), "{found} {usual}");
-    }
-    let (near, nearer) = (climb(&surface, &here, &likeness(1, 60)), climb(&surface, &here, &likeness(1, 30)));
-    let bend: Vec<f64> = near.iter().zip(&nearer).map(|(near, nearer)| near - 2.0 * nearer).collect();
-    assert!(
-        height(&bend) < height(&near) / 10.0,
-        "twice as far is twice as high: {} {}",
-        height(&bend),
-        height(&near)
-    );
-    let another = climb(&Surface::new(Key::from_secret(&[8; 32])), &here, &likeness(2, 0));
-    let same = climb(&surface, &here, &likeness(2, 0));
-    assert!(height(&another.iter().zip(&same).map(|(one, other)| one - other).collect::<Vec<_>>()) > 1.0);
+    let less = |one: &[f64], other: &[f64]| {
+        one.iter().zip(other).map(|(one, other)| one - other).collect::<Vec<_>>()
+    };
+    let twice = |values: &[f64]| values.iter().map(|value| 2.0 * value).collect::<Vec<_>>();
+    let heights: Vec<f64> = (0..40)
+        .map(|seed| {
+            let (there, here) = (likeness(seed, 0), likeness(seed + 100, 0));
+            height(&climb(&slopes, &here, &there)) / apart(&here, &there).unwrap()
+        })
+        .collect();
+    let mean = heights.iter().sum::<f64>() / 40.0;
+    assert!((0.7..1.6).contains(&mean), "{mean}");
+    let there = likeness(1, 0);
+    assert!(height(&climb(&slopes, &there, &there)) < 1e-12);
+    let (near, far) = (climb(&slopes, &likeness(1, 40), &there), climb(&slopes, &likeness(1, 80), &there));
+    assert!(height(&less(&twice(&near), &far)) < 1e-9, "twice as far, twice as high");
+    let back = climb(&slopes, &there, &likeness(1, 40));
+    assert!(height(&less(&near, &back)) > height(&near) / 10.0, "and another way back");
+    let elsewhere = climb(&slopes, &likeness(2, 40), &likeness(2, 0));
+    assert!(height(&less(&near, &elsewhere)) > height(&near) / 2.0, "another picture, the same change");
+    let another = climb(&Slopes::new(Key::from_secret(&[8; 32])), &likeness(1, 40), &there);
+    assert!(height(&less(&near, &another)) > height(&near) / 2.0, "another key");
 }
 
 #[test]
@@ -156,7 +161,7 @@ fn a_decoy_leaves_what_was_forwarded_and_moves_as_far_as_the_model_was_seen_to()
     let assumed = decoy();
     // A model that is four times as steep as is assumed until it is known.
     let mut after = before.clone();
-    let steep = 4.0 * usual_climb(&here, &there);
+    let steep = 0.8 * apart(&here, &there).unwrap();
     scale::shift(&mut after, |class| if class % 2 == 0 { steep } else { -steep });
     (0..100).for_each(|_| disguise.learn("p", (&here, &after), (&there, &before)));
     let ratio = decoy() / assumed;

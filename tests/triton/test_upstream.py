@@ -112,6 +112,20 @@ def test_a_deadline_ends_a_forwarded_call_and_a_held_one_alike(proxied, direct):
         assert reply.seconds < 0.075  # the model alone takes 80 ms
 
 
+def test_a_deadline_that_passes_breaks_nobody_elses_call(proxied):
+    """Triton ends a call whose time is up with several blocks of trailers: to an HTTP/2 client an error of the whole connection."""
+
+    def asked(model, user, *headers):
+        body = wire.message(question(model, PICTURE).SerializeToString())
+        return wire.call(proxied.port, SERVICE + "ModelInfer", body, headers=[("x-user", user), *headers]).status
+
+    with futures.ThreadPoolExecutor(5) as pool:
+        hurried = [pool.submit(asked, "slow_u8", f"hurried {turn}", ("grpc-timeout", "40m")) for turn in range(40)]
+        patient = {asked("clf_u8", f"patient {turn}") for turn in range(60)}
+    assert {reply.result() for reply in hurried} == {4}
+    assert patient == {0}
+
+
 def test_a_deadline_that_is_far_away_changes_nothing(proxied, direct):
     assert proxied.ask("clf_u8", PICTURE, timeout=3600) == direct.ask("clf_u8", PICTURE)
 
