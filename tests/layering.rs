@@ -129,7 +129,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         module: "proxy",
-        ours: &["config", "protocol", "session", "judgment", "timing", "telemetry"],
+        ours: &["config", "protocol", "session", "judgment", "timing", "scores", "telemetry"],
         outside: &[
             "arc_swap",
             // The form of a call's headers, as a keyed digest.
