@@ -59,7 +59,7 @@ async fn over_the_cap_of_held_calls_the_fresh_answer_is_dropped_for_the_replay()
 #[tokio::test]
 async fn a_call_held_by_the_pacer_fills_the_cap_too_and_frees_it_when_it_is_cancelled() {
     let gate = Gate::new();
-    let config = "limits.held_per_caller = 1\ntiming.mode = 'sample'";
+    let config = "limits.held_per_caller = 1\ntiming.mode = 'mean'";
     let world = World::new().config(config).pacer(Arc::new(gate.clone())).start().await;
     world.upstream.answers_differently();
     let client = world.client().await;
