@@ -59,7 +59,7 @@ async fn over_the_cap_of_held_calls_the_fresh_answer_is_dropped_for_the_replay()
 #[tokio::test]
 async fn a_call_held_by_the_pacer_fills_the_cap_too_and_frees_it_when_it_is_cancelled() {
     let gate = Gate::new();
-    let config = "limits.held_per_caller = 1\ntiming.mode = 'sample'";
+    let config = "limits.held_per_caller = 1\ntiming.mode = 'mean'";
     let world = World::new().config(config).pacer(Arc::new(gate.clone())).start().await;
     world.upstream.answers_differently();
     let client = world.client().await;
@@ -96,7 +96,13 @@ async fn where_no_shadow_can_be_had_either_the_call_is_refused_without_an_answer
         assert_eq!(refused.code(), Some(Code::ResourceExhausted), "{refused:?}");
         assert!(refused.body.is_empty());
         assert_eq!(world.upstream.asked(), 1);
-        assert!(client.infer(&photo_question(5)).await.is_ok(), "a new picture is no replay and goes on");
+        let new = client.infer(&photo_question(5)).await;
+        assert_eq!(
+            (new.code(), new.message()),
+            (refused.code(), refused.message()),
+            "which it was is not told"
+        );
+        assert_eq!(world.upstream.asked(), 1);
         gate.release();
         assert_eq!(held.reply().await.stamp(), 1);
     }

@@ -111,6 +111,73 @@ async fn a_replay_states_its_own_length_where_replies_state_theirs() {
     assert_eq!(reply.headers["content-length"], reply.body.len().to_string());
 }
 
+/// What varies from reply to reply would be stale on a replay, and would tell it where it is missing.
+#[tokio::test]
+async fn what_varies_around_a_message_is_on_neither_path_and_what_does_not_is_on_both() {
+    let world = World::new().start().await;
+    let client = world.client().await;
+    let dress = |turn: u32| {
+        let mut headers = HeaderMap::new();
+        let mut add = |name: &'static str, value: String| {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_str(&value).unwrap());
+        };
+        add("x-server", "one".into());
+        add("x-instance", "a".into());
+        add("x-instance", "b".into());
+        add("date", format!("Mon, 23 Nov 2026 10:00:{turn:02} GMT"));
+        add("x-request-id", format!("request {turn}"));
+        add("x-cache", if turn == 3 { "a" } else { "b" }.into());
+        if turn.is_multiple_of(2) {
+            add("x-sometimes", "here".into());
+        }
+        let mut trailers = headers.clone();
+        trailers.insert("x-count", HeaderValue::from(turn));
+        trailers.insert("x-model", HeaderValue::from_static("clf"));
+        world.upstream.dress(headers, trailers);
+    };
+    let mut forwarded = Vec::new();
+    for turn in 1..=4 {
+        dress(turn);
+        forwarded.push(client.infer(&photo_question(u64::from(turn))).await);
+    }
+    dress(5);
+    let replay = client.infer(&photo_question(1)).await;
+    assert_eq!(world.upstream.asked(), 4, "it was a replay");
+    let last = forwarded.last().unwrap();
+    let lines = |headers: &HeaderMap| -> Vec<String> {
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    };
+    assert_eq!(lines(&replay.headers), lines(&last.headers), "in the same order too");
+    let trailers = replay.trailers.as_ref().unwrap();
+    assert_eq!(lines(trailers), lines(last.trailers.as_ref().unwrap()));
+    for block in [&replay.headers, trailers] {
+        assert_eq!(block["x-server"], "one");
+        assert_eq!(block.get_all("x-instance").iter().collect::<Vec<_>>(), ["a", "b"]);
+        for varies in ["date", "x-request-id", "x-cache", "x-sometimes", "x-count"] {
+            assert!(!block.contains_key(varies), "{varies}");
+        }
+    }
+    assert_eq!(trailers["x-model"], "clf");
+    assert_eq!(trailers["grpc-status"], "0");
+    for reply in &forwarded[1..] {
+        assert!(!reply.headers.contains_key("x-request-id"), "from the second reply on");
+    }
+    assert_eq!(forwarded[2].headers["x-server"], "one");
+}
+
+/// Nothing is hidden under `observe`, so nothing is taken away.
+#[tokio::test]
+async fn under_observe_what_stands_around_a_message_passes_as_it_is() {
+    let world = World::new().config("mode = 'observe'").start().await;
+    let client = world.client().await;
+    for turn in 1..=3 {
+        let name = HeaderName::from_static("x-request-id");
+        world.upstream.dress(HeaderMap::from_iter([(name, HeaderValue::from(turn))]), HeaderMap::new());
+        let reply = client.infer(&photo_question(turn)).await;
+        assert_eq!(reply.headers["x-request-id"], turn.to_string());
+    }
+}
+
 #[tokio::test]
 async fn a_message_of_64_mib_passes_both_ways_whether_it_is_judged_or_not() {
     let world = World::new().config(ALLOW).start().await;

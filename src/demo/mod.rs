@@ -148,6 +148,7 @@ pub async fn run(
     for attack in Attack::ALL {
         write!(out, "{}", report::before(attack, photos.len()))?;
         out.flush()?;
+        world.make_times_known(&photos[0], attack.name()).await?;
         let duel = duel::fight(&world, &photos, attack, plan.budget, plan.seed, progress).await?;
         write!(out, "{}", report::table(&duel))?;
         out.flush()?;

@@ -8,12 +8,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::DemoError;
+use super::client::Client;
 use super::model::Classifier;
+use super::photos::Photo;
 use super::server::{CALLER, MODEL, ModelServer};
 use crate::config::{Address, Config, from_text};
 use crate::proxy::{Listener, Sidecar, serve_local};
 use crate::telemetry::Totals;
 use crate::timing::FinePacer;
+
+/// More forwarded calls than the time layer asks for.
+const KNOWN: usize = 20;
 
 /// A model server and the sidecar before it, both serving.
 pub(super) struct World {
@@ -52,6 +57,16 @@ impl World {
             sidecar.serve(stopping).await;
         });
         Ok(Self { model, bare, refrain, totals, stop, servers })
+    }
+
+    /// Asks as many questions, each by a caller that never asked before, as the time layer must know before it gives replies a time: until
+    /// then it asks the model for near-copies too, and drops the answers.
+    pub(super) async fn make_times_known(&self, photo: &Photo, when: &str) -> Result<(), DemoError> {
+        for turn in 0..KNOWN {
+            let mut client = Client::connect(self.refrain, &format!("before {when}/{turn}")).await?;
+            client.ask(&photo.picture).await?;
+        }
+        Ok(())
     }
 
     /// What Refrain has counted so far.

@@ -161,6 +161,11 @@ pub fn decode_bytes(bytes: &[u8], reading: Reading) -> usize {
     header.decode_bytes + cut + FIXED
 }
 
+/// The pixels that the headers of `bytes` speak of; 0 where these are refused. Nothing is decoded.
+pub fn pixels(bytes: &[u8]) -> usize {
+    Header::of(bytes).map_or(0, |header| header.pixels())
+}
+
 /// What any decoding takes whatever the size: windows, tables, the decoder itself.
 const FIXED: usize = 512 << 10;
 

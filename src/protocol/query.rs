@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::answer::AnswerError;
+use super::encoded;
 use super::scores::Rewrite;
 use super::signature::Signature;
 use super::tensor::{Reading, Unreadable};
@@ -90,8 +91,8 @@ pub trait Query: Send + Sync + 'static {
     /// The version asked for; empty for the newest.
     fn version(&self) -> &str;
 
-    /// Bytes of the request, for the time layer's strata.
-    fn bytes(&self) -> usize;
+    /// What it gives the model to work on.
+    fn work(&self) -> Work;
 
     /// An upper bound of the bytes that decoding any one row's picture takes; 0 where pictures are plain tensors.
     ///
@@ -139,6 +140,26 @@ pub trait Query: Send + Sync + 'static {
     ///
     /// `typed` is how the server writes its replies to such a request; none where it is not known.
     fn assemble(&self, answers: Vec<Bytes>, typed: Option<bool>) -> Result<Bytes, AnswerError>;
+}
+
+/// What a request gives the model to work on, in all rows together: what decides how long the model takes, and nothing that a caller may
+/// vary beside it, such as an id, parameters or names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of tensors' elements, in whichever way they travelled.
+    pub tensors: usize,
+    /// Bytes of the pictures' files.
+    pub files: usize,
+    /// Pixels in these files, by their headers.
+    pub pixels: usize,
+}
+
+impl Work {
+    /// As much of one file more.
+    pub(super) fn add_file(&mut self, file: &[u8]) {
+        self.files += file.len();
+        self.pixels += encoded::pixels(file);
+    }
 }
 
 /// An OK reply, read.

@@ -25,8 +25,6 @@ pub(super) struct Opening {
     pub(super) head: Arc<Parts>,
     pub(super) encoding: Encoding,
     pub(super) caller: Caller,
-    /// When the head came.
-    pub(super) began: Instant,
     pub(super) deadline: Option<Instant>,
     /// What the operator is told of it.
     pub(super) trace: Option<Arc<Trace>>,
@@ -64,8 +62,8 @@ impl Opening {
         let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
         let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
         let deadline = deadline_of(&head.headers);
-        let (head, began, streams) = (Arc::new(head), Instant::now(), false);
-        Ok(Self { live, rpc, head, encoding, caller, began, deadline, trace, streams })
+        let (head, streams) = (Arc::new(head), false);
+        Ok(Self { live, rpc, head, encoding, caller, deadline, trace, streams })
     }
 
     /// The bounds within which one message is read, out of this caller's budget.

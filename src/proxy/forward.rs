@@ -40,19 +40,34 @@ pub(super) struct Fresh {
     pub(super) rows: Option<Vec<(usize, Answer)>>,
 }
 
+/// What of a call the upstream is asked for.
+pub(super) enum Rows {
+    /// Everything.
+    All,
+    /// Everything; and where that is refused, these, since it may have been refused for one of the others.
+    AllOr(Vec<usize>),
+    /// These.
+    These(Vec<usize>),
+}
+
 impl<S: Store> Predictor<S> {
-    /// Asks the upstream for `rows` (all of them where none are named) and settles `leads` with what it says.
+    /// Asks the upstream for some rows, or all, and settles `leads` with what it says.
     ///
     /// Others may wait for what was claimed, so the forward runs on for a while if this call is cancelled.
     pub(super) async fn forward(
         self: &Arc<Self>,
         call: &Call,
         asked: &Asked,
-        rows: Option<Vec<usize>>,
+        rows: Rows,
         leads: Vec<(usize, Lead)>,
     ) -> Result<Fresh, CallError> {
         let (query, signature) = (&asked.query, &asked.model.signature);
-        let rows = rows.unwrap_or_else(|| (0..query.rows()).collect());
+        let all = || (0..query.rows()).collect();
+        let (rows, or_these): (Vec<usize>, _) = match rows {
+            Rows::All => (all(), None),
+            Rows::AllOr(these) => (all(), Some(these)),
+            Rows::These(these) => (these, None),
+        };
         let message = if rows.len() == query.rows() {
             query.for_all_rows(signature)
         } else {
@@ -65,6 +80,7 @@ impl<S: Store> Predictor<S> {
             model: Arc::clone(&asked.model),
             live: Arc::clone(&call.live),
             rows,
+            or_these,
             leads,
         };
         if errand.leads.is_empty() {
@@ -77,12 +93,19 @@ impl<S: Store> Predictor<S> {
     }
 
     async fn ask_and_settle(&self, errand: Errand) -> Result<Fresh, UpstreamError> {
-        let Errand { mut forward, request: _in_budget, query, model, live, rows, leads } = errand;
+        let Errand { mut forward, request: _in_budget, query, model, live, mut rows, or_these, leads } =
+            errand;
         let limit = live.config.limits.message_bytes;
         let arrived = forward.arrived;
         let generation = model.generation();
         self.telemetry.metrics.forwarded(rows.len());
         let mut reply = self.ask_upstream(&mut forward, limit).await?;
+        if let Some(these) = or_these.filter(|_| !reply.is_ok()) {
+            forward.ask_instead(frame::wrap(&query.for_rows(&these, &model.signature)));
+            rows = these;
+            self.telemetry.metrics.forwarded(rows.len());
+            reply = self.ask_upstream(&mut forward, limit).await?;
+        }
         if !reply.is_ok() {
             // What a stateful model's scheduler refuses is no error of the model.
             reply.of_model = query.is_accepted_by(&model.signature) && !model.signature.stateful;
@@ -206,6 +229,8 @@ struct Errand {
     model: Arc<Model>,
     live: Arc<Live>,
     rows: Vec<usize>,
+    /// What is asked for where `rows` are refused.
+    or_these: Option<Vec<usize>>,
     leads: Vec<(usize, Lead)>,
 }
 
@@ -240,6 +265,12 @@ impl Forward {
         }
         let method = call.rpc.path().trim_start_matches('/');
         Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone() }
+    }
+
+    /// The same call with `frame` in place of what it was to ask.
+    fn ask_instead(&mut self, frame: Bytes) {
+        self.head.headers.remove(CONTENT_LENGTH);
+        self.frame = frame;
     }
 
     /// The request to send, as often as it has to be.

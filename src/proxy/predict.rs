@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::call::{Call, Opening};
-use super::forward::{Fresh, answer_of, inputs_key};
+use super::forward::{Fresh, Rows, answer_of, inputs_key};
 use super::frame;
 use super::headers::{are_plain, headers_key};
 use super::listen::Peer;
@@ -40,7 +40,6 @@ use crate::protocol::query::Refusal;
 use crate::protocol::tensor::Unreadable;
 use crate::session::{Answer, Claim, Follow, Judged, Lead, Outcome, Question, SessionKey, Store, View};
 use crate::telemetry::{Stage, Telemetry};
-use crate::timing::Mode;
 
 /// Calls with more rows than this are judged on a thread of their own.
 const MANY_ROWS: usize = 32;
@@ -272,10 +271,17 @@ impl<S: Store> Predictor<S> {
             }
         }
         let occasion = self.occasion(call, asked);
+        let (valid, caller) = (self.is_valid(&call.head.headers, asked, &follows), call.caller.digest.0);
         if follows.is_empty() {
+            // Whoever has used up his own places, so that he could have no replay, gets no new answer either: a refusal must not tell which
+            // it would have been. Where others have used up all places it may, or they could keep everybody from the model.
+            if valid && call.live.held.is_used_up(caller) && call.live.shadows.is_used_up(caller) {
+                return Err(CallError::Overloaded);
+            }
             return self.ask_for_all(call, asked, leads, Some(&occasion)).await;
         }
-        self.replay(call, asked, &occasion, leads, follows).await
+        let cover = cover(call, &occasion, valid).ok_or(CallError::Overloaded)?;
+        self.replay(call, asked, &occasion, leads, follows, (cover, valid)).await
     }
 
     /// A call of which every row is forwarded: the upstream's own bytes, unless outputs must be cut. Without an `occasion` nothing
@@ -287,11 +293,20 @@ impl<S: Store> Predictor<S> {
         leads: Vec<(usize, Lead)>,
         occasion: Option<&Occasion>,
     ) -> Result<Reply, CallError> {
-        let fresh = self.forward(call, asked, None, leads).await;
-        let reply = fresh.and_then(|fresh| reply_fresh(asked, fresh, occasion.is_some()));
+        let fresh = self.forward(call, asked, Rows::All, leads);
+        let fresh = match occasion {
+            Some(occasion) => self.asking(call, occasion, fresh).await,
+            None => fresh.await,
+        };
+        let mut reply = fresh.and_then(|fresh| reply_fresh(asked, fresh, occasion.is_some()));
         if let Some(occasion) = occasion {
+            // The server's own message in what a replay would be wrapped in.
+            reply = reply.map(|reply| match reply.frame {
+                Some(ref frame) if reply.is_ok() => asked.model.template().reply(frame.bytes.clone()),
+                _ => reply,
+            });
             let is_answered = reply.as_ref().is_ok_and(Reply::is_ok);
-            let origin = if is_answered { Origin::Forwarded } else { Origin::Failed };
+            let origin = if is_answered { Origin::Forwarded } else { Origin::Odd };
             self.let_go(call, occasion, origin).await;
         }
         reply
@@ -305,10 +320,9 @@ impl<S: Store> Predictor<S> {
         occasion: &Occasion,
         leads: Vec<(usize, Lead)>,
         mut follows: Vec<(usize, Follow)>,
+        (cover, valid): (Cover, bool),
     ) -> Result<Reply, CallError> {
         let query = &asked.query;
-        let valid = self.is_valid(&call.head.headers, asked, &follows);
-        let cover = cover(call, occasion.mode, valid).ok_or(CallError::Overloaded)?;
         let shadowed = matches!(cover, Cover::Shadow(_));
         if shadowed {
             self.telemetry.metrics.shadowed();
@@ -321,10 +335,22 @@ impl<S: Store> Predictor<S> {
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
         let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
         let all_replayed = forwarded.is_empty();
+        // How the reply came about where the model answered every row: then it leaves at once, in the model's own time.
+        let mut origin = None;
         if shadowed || !all_replayed {
-            let some = (!shadowed).then(|| forwarded.clone());
-            let failed = match self.forward(call, asked, some, leads).await {
+            let rows = match (shadowed, valid && !all_replayed) {
+                (false, _) => Rows::These(forwarded.clone()),
+                // Who asks in a form that is known to be accepted is not told how the model took a picture whose row is
+                // replayed, not even by an error: had he been held, nobody would have asked it.
+                (true, true) => Rows::AllOr(forwarded.clone()),
+                (true, false) => Rows::All,
+            };
+            let fresh = self.forward(call, asked, rows, leads);
+            let fresh = if shadowed { self.asking(call, occasion, fresh).await } else { fresh.await };
+            let failed = match fresh {
                 Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
+                    let all = rows.len() == query.rows();
+                    origin = all.then_some(Origin::Shadowed { whole: all_replayed });
                     for row in forwarded {
                         answers[row] = answer_of(&rows, row).cloned().map(Given::fresh);
                     }
@@ -336,12 +362,11 @@ impl<S: Store> Predictor<S> {
                 Ok(fresh) => Some(Ok(fresh.reply)),
                 Err(error) => Some(Err(error)),
             };
-            // Who asks in a form that is known to be accepted is not told how the model took this very picture, not even by an
-            // error: had he been held, nobody would have asked it.
+            // As above.
             let failed = failed.filter(|_| !(shadowed && all_replayed && valid));
             if let Some(failed) = failed {
-                if shadowed {
-                    self.let_go(call, occasion, Origin::Failed).await;
+                if shadowed && !valid {
+                    self.let_go(call, occasion, Origin::Odd).await;
                 } else {
                     self.hold(call, occasion, None).await;
                 }
@@ -349,8 +374,12 @@ impl<S: Store> Predictor<S> {
             }
         }
 
-        let mut anchor_took = Duration::ZERO;
+        let (mut anchor_took, mut from_memory) = (Duration::ZERO, true);
         for (row, follow) in &mut follows {
+            if follow.ready().is_none() {
+                // Who waits for another call takes longer than the model took for this one.
+                origin = origin.map(|_| Origin::Odd);
+            }
             let given = match self.followed(call, asked, *row, follow).await {
                 Ok(given) => given,
                 Err(failed) => {
@@ -361,18 +390,20 @@ impl<S: Store> Predictor<S> {
             if let Some(fresh) = answer_of(&dropped, *row) {
                 learn_scores(asked, *row, fresh, &given);
             }
+            from_memory &= given.of.is_some();
             anchor_took = anchor_took.max(given.answer.took);
             answers[*row] = Some(given);
         }
         // Answers that make no reply leave when a reply would have left.
         let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
-        if shadowed {
-            self.let_go(call, occasion, Origin::Shadowed).await;
+        if let Some(origin) = origin {
+            self.let_go(call, occasion, origin).await;
         } else {
-            if all_replayed {
+            let from_memory = from_memory && all_replayed;
+            if from_memory && !shadowed {
                 call.noted.set("refrain.upstream.saved_time", anchor_took);
             }
-            self.hold(call, occasion, Some(anchor_took)).await;
+            self.hold(call, occasion, from_memory.then_some(anchor_took)).await;
         }
         Ok(reply?)
     }
@@ -411,8 +442,8 @@ impl<S: Store> Predictor<S> {
                 Claim::Replay(another) => *follow = another,
                 Claim::Refuse => return Err(Err(CallError::Suspected)),
                 Claim::Forward(lead) => {
-                    let fresh =
-                        self.forward(call, asked, Some(vec![row]), vec![(row, lead)]).await.map_err(Err)?;
+                    let rows = Rows::These(vec![row]);
+                    let fresh = self.forward(call, asked, rows, vec![(row, lead)]).await.map_err(Err)?;
                     return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.told) {
                         (Some((_, answer)), _) => Ok(Given::fresh(answer)),
                         (None, Some(_)) => Err(Err(AnswerError::Differ("rows").into())),
@@ -488,13 +519,13 @@ enum Cover {
     Shadow(#[expect(dead_code, reason = "as above")] Permit),
 }
 
-/// What a replay is hidden behind: a hold, or where its form is not known to be valid or no more calls may wait, and under
-/// [`Mode::Shadow`], a call to the upstream that answers for form and time, and we for the rows. None where neither can be had.
-fn cover(call: &Call, mode: Mode, valid: bool) -> Option<Cover> {
+/// What a replay is hidden behind: a hold, or where its form is not known to be valid, its time not known or no more calls may wait, a call
+/// to the upstream that answers for form and time, and we for the rows. None where neither can be had.
+fn cover(call: &Call, occasion: &Occasion, valid: bool) -> Option<Cover> {
     let (live, caller) = (&call.live, call.caller.digest.0);
     let shadow = || live.shadows.take(caller, 1).map(Cover::Shadow);
     let hold = || if valid { live.held.take(caller, 1).map(Cover::Hold) } else { None };
-    if mode == Mode::Shadow { shadow().or_else(hold) } else { hold().or_else(shadow) }
+    if occasion.is_best_shadowed() { shadow().or_else(hold) } else { hold().or_else(shadow) }
 }
 
 /// The reply to a call of which every row was forwarded; `hides` says that it must look like one from memory.

@@ -52,6 +52,12 @@ impl Quota {
         }
     }
 
+    /// Whether `caller` holds all that one caller may.
+    pub(super) fn is_used_up(&self, caller: [u8; 16]) -> bool {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.by_caller.get(&caller).copied().unwrap_or(0) >= self.share
+    }
+
     fn charge(&self, caller: [u8; 16], amount: usize) -> bool {
         // A plain lock: held for one map access, never across an await.
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);

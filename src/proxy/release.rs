@@ -1,5 +1,6 @@
 //! When a reply leaves: a replayed one after the time that the model would have taken, a forwarded one at once, or on the grid.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::call::Call;
 use super::predict::Predictor;
 use super::read::Asked;
 use crate::session::Store;
-use crate::timing::{Gaps, Grids, Latencies, Load, Mode, Pacer, Stratum, about, uniform};
+use crate::timing::{Gaps, Grids, Latencies, Load, Mode, Pacer, Stratum, Target, Work, about, uniform};
 
 /// What is known of time, and what waits for it.
 pub(super) struct Times {
@@ -37,63 +38,121 @@ pub(super) struct Occasion {
     load: Load,
     /// Thrown once: who draws again draws the larger of two.
     dice: f64,
-    /// None where too little is known.
-    target: Option<Duration>,
+    target: Target,
 }
 
-/// How a reply came about.
+impl Occasion {
+    /// Whether the model's own time hides a replay better than any that can be given to it: by the operator's choice, and as long as too
+    /// few calls of the stratum are known, since a time that is guessed would tell. Asking for it makes them known.
+    pub(super) fn is_best_shadowed(&self) -> bool {
+        match self.mode {
+            Mode::Shadow => true,
+            Mode::Sample | Mode::Bucket => matches!(self.target, Target::Guessed(_)),
+            Mode::Mean | Mode::Off => false,
+        }
+    }
+}
+
+/// A call that waits for the model's answer to every row; if that is dropped, it was cut.
+struct Cut<'a> {
+    latencies: &'a Latencies,
+    occasion: &'a Occasion,
+    arrived: Instant,
+    over: bool,
+}
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let Occasion { stratum, load, .. } = self.occasion;
+            self.latencies.record_cut(stratum, *load, self.arrived.elapsed());
+        }
+    }
+}
+
+/// How a reply came about for which the model was asked for every row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The model answered every row.
+    /// It is the model's.
     Forwarded,
-    /// The model was asked for every row, and its answers dropped.
-    Shadowed,
-    /// The model refused, or could not be asked.
-    Failed,
+    /// The model's answers were dropped: all of them, or those of the rows that were ruled a replay.
+    Shadowed { whole: bool },
+    /// It says nothing of how long answers take: the model refused or could not be asked, or another call was waited for.
+    Odd,
 }
 
 impl<S: Store> Predictor<S> {
     /// The occasion of a call whose rows are ruled and of which nobody has been asked yet.
     pub(super) fn occasion(&self, call: &Call, asked: &Asked) -> Occasion {
-        let version = asked.model.version_served(asked.query.version());
-        let rows = asked.query.rows() as u32;
-        let model = Arc::clone(&asked.model.view);
-        let stratum = Stratum::new(call.rpc.path(), model, version, rows, asked.query.bytes());
+        let query = &asked.query;
+        let (work, is_typed) = (query.work(), query.is_typed());
+        // The server opens what is compressed, and reads typed values one by one.
+        let is_compressed = call.frame.bytes.first().is_some_and(|flag| *flag != 0);
+        let written = u64::from(is_typed) << 2 | if is_compressed { call.encoding as u64 } else { 0 };
+        let stratum = Stratum {
+            method: call.rpc.path(),
+            model: Arc::clone(&asked.model.view),
+            version: asked.model.version_served(query.version()).into(),
+            rows: query.rows() as u32,
+            work: Work::new(work.tensors, work.files, work.pixels),
+            form: query.form(&self.key).rotate_left(3) ^ written,
+        };
         let load = Load::of(self.upstream.asking());
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
         let mode = asked.model.settings.timing;
-        let target = self.times.latencies.drawn(mode, &stratum, load, dice);
+        let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
+        let target = self.times.latencies.drawn(mode, &stratum, load, dice, patience);
         Occasion { mode, stratum, load, dice, target }
+    }
+
+    /// What comes of asking the model for every row; where the call ends before that, by its deadline or its caller, it is known at
+    /// least that it would have taken longer.
+    pub(super) async fn asking<T>(
+        &self,
+        call: &Call,
+        occasion: &Occasion,
+        asks: impl Future<Output = T>,
+    ) -> T {
+        let mut cut = Cut { latencies: &self.times.latencies, occasion, arrived: call.arrived, over: false };
+        let asked = asks.await;
+        cut.over = true;
+        asked
     }
 
     /// Lets a reply go of which the model was asked for every row: at once, but on the grid under `bucket`.
     pub(super) async fn let_go(&self, call: &Call, occasion: &Occasion, origin: Origin) {
         let took = call.arrived.elapsed();
-        if origin != Origin::Failed {
+        if origin != Origin::Odd {
             self.times.latencies.record(&occasion.stratum, occasion.load, took);
         }
         if occasion.mode == Mode::Bucket {
             let grids = &self.times.grids;
             let leaves = match origin {
-                Origin::Failed => grids.failed(&occasion.stratum, took),
-                Origin::Forwarded | Origin::Shadowed => {
+                Origin::Odd => grids.failed(&occasion.stratum, took),
+                Origin::Forwarded | Origin::Shadowed { .. } => {
                     grids.forwarded(&occasion.stratum, call.arrived, took)
                 }
             };
             self.wait(call, leaves).await;
         }
-        if origin != Origin::Failed {
-            let took = call.arrived.elapsed();
-            self.times.gaps.record(&occasion.stratum, origin == Origin::Shadowed, took);
-        }
+        let replayed = match origin {
+            Origin::Forwarded => false,
+            Origin::Shadowed { whole: true } => true,
+            Origin::Shadowed { whole: false } | Origin::Odd => return,
+        };
+        self.times.gaps.record(&occasion.stratum, replayed, call.arrived.elapsed());
     }
 
-    /// Holds a reply of which some row was ruled a replay. `anchor` is how long the model took for the answer that is given,
-    /// where all of it is replayed and that is known.
+    /// Holds a reply of which some row was ruled a replay, as long as the whole call would have taken.
+    ///
+    /// `anchor` is how long the model took for the answers that are given, where every row has one from memory. Only such a call is
+    /// measured; and none of those that come here is ever drawn from.
     pub(super) async fn hold(&self, call: &Call, occasion: &Occasion, anchor: Option<Duration>) {
-        let guess = || anchor.map(|took| about(took, occasion.dice));
-        let target = occasion.target.or_else(guess).unwrap_or_default();
+        let target = match occasion.target {
+            Target::Drawn(target) | Target::Guessed(Some(target)) => target,
+            Target::Guessed(None) => anchor.map(|took| about(took, occasion.dice)).unwrap_or_default(),
+        };
         let leaves = match occasion.mode {
             // What is ready later than its target leaves on the grid all the same.
             Mode::Bucket => {

@@ -1,6 +1,4 @@
-//! What an OK reply of the upstream looks like around its message, so that a replayed one looks the same.
-
-use std::collections::HashSet;
+//! What stands around the message of an OK reply: the same whether the model was asked or not.
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -11,25 +9,22 @@ use std::sync::Arc;
 use super::frame::Frame;
 use super::upstream::Reply;
 
-/// Headers and trailers that the upstream's OK replies to Predict calls have in common, as far as the last two show. What varies
-/// from reply to reply (a request's id, a duration) belongs to one caller's reply and must not be in another's.
+/// Headers and trailers that all of the upstream's OK replies to Predict calls had in common so far, in their order.
+///
+/// Nothing else goes on to callers. What varies from reply to reply (a date, a request's id, a duration, what only some replies carry)
+/// belongs to one call: on another's reply it would be stale, and where it were missing, that would tell a replay. So it is left
+/// out on both paths. To write it anew would need to know what it means.
 pub(super) struct Template {
-    latest: ArcSwap<Around>,
+    common: ArcSwap<Around>,
 }
 
 /// What stands around a message.
-#[derive(Clone)]
 struct Around {
     headers: HeaderMap,
     trailers: HeaderMap,
-    /// Names whose values were seen to vary.
-    varying: HashSet<HeaderName>,
-    /// Seen on a reply to a Predict call; before that, on any other reply at best.
+    /// Of replies to Predict calls; before the first, of any other reply at best.
     seen: bool,
 }
-
-/// Names remembered as varying; the upstream is ours, so there are few.
-const MOST_VARYING: usize = 64;
 
 impl Default for Template {
     /// What every gRPC server sends.
@@ -42,74 +37,79 @@ impl Default for Template {
             http::HeaderName::from_static("grpc-status"),
             HeaderValue::from_static("0"),
         )]);
-        Self {
-            latest: ArcSwap::from_pointee(Around { headers, trailers, varying: HashSet::new(), seen: false }),
-        }
+        Self { common: ArcSwap::from_pointee(Around { headers, trailers, seen: false }) }
     }
 }
 
 impl Template {
     /// Takes over what `reply`, an OK one to another call, looks like, as long as none to a Predict call was seen.
     pub(super) fn guess(&self, reply: &Reply) {
-        if !self.latest.load().seen {
+        if !self.common.load().seen {
             let (headers, trailers) = (reply.headers.clone(), reply.trailers.clone());
-            self.latest.store(Arc::new(Around { headers, trailers, varying: HashSet::new(), seen: false }));
+            self.common.store(Arc::new(Around { headers, trailers, seen: false }));
         }
     }
 
-    /// Takes over what `reply`, an OK one to a Predict call, looks like.
+    /// Learns from `reply`, an OK one to a Predict call, what such replies have in common.
     pub(super) fn learn(&self, reply: &Reply) {
-        let known = self.latest.load();
-        if known.seen && known.headers == reply.headers && known.trailers == reply.trailers {
-            return;
-        }
-        let mut varying = known.varying.clone();
-        for (before, now) in [(&known.headers, &reply.headers), (&known.trailers, &reply.trailers)] {
-            // A length varies with its message, and is written anew for each.
-            let differs = |name: &&HeaderName| {
-                known.seen
-                    && **name != CONTENT_LENGTH
-                    && before.contains_key(*name)
-                    && before.get(*name) != now.get(*name)
-            };
-            varying.extend(now.keys().filter(differs).take(MOST_VARYING).cloned());
-        }
-        self.latest.store(Arc::new(Around {
-            headers: without(&reply.headers, &varying),
-            trailers: without(&reply.trailers, &varying),
-            varying,
-            seen: true,
-        }));
+        self.common.rcu(|known| {
+            let (headers, trailers) = (&reply.headers, &reply.trailers);
+            if !known.seen {
+                return Arc::new(Around { headers: headers.clone(), trailers: trailers.clone(), seen: true });
+            }
+            if in_common(&known.headers, headers) && in_common(&known.trailers, trailers) {
+                return Arc::clone(known);
+            }
+            Arc::new(Around {
+                headers: common(&known.headers, headers),
+                trailers: common(&known.trailers, trailers),
+                seen: true,
+            })
+        });
     }
 
     /// The headers of an OK reply.
     pub(super) fn headers(&self) -> HeaderMap {
-        let mut headers = self.latest.load().headers.clone();
+        let mut headers = self.common.load().headers.clone();
         headers.remove(CONTENT_LENGTH);
         headers
     }
 
     /// An OK reply with `frame` as its message.
     pub(super) fn reply(&self, frame: Bytes) -> Reply {
-        let latest = self.latest.load();
-        let mut headers = latest.headers.clone();
+        let common = self.common.load();
+        let mut headers = common.headers.clone();
         if headers.contains_key(CONTENT_LENGTH) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(frame.len()));
         }
         Reply {
             headers,
             frame: Some(Frame::plain(frame)),
-            trailers: latest.trailers.clone(),
+            trailers: common.trailers.clone(),
             status: StatusCode::OK,
             of_model: true,
         }
     }
 }
 
-fn without(headers: &HeaderMap, varying: &HashSet<HeaderName>) -> HeaderMap {
-    headers
+/// Whether `name` stands in both with the same values.
+fn is_common(name: &HeaderName, known: &HeaderMap, now: &HeaderMap) -> bool {
+    // A length varies with its message, and is written anew for each. Without a type no client reads the reply.
+    match *name {
+        CONTENT_LENGTH => now.contains_key(name),
+        http::header::CONTENT_TYPE => true,
+        _ => known.get_all(name).iter().eq(now.get_all(name)),
+    }
+}
+
+fn in_common(known: &HeaderMap, now: &HeaderMap) -> bool {
+    known.keys().all(|name| is_common(name, known, now))
+}
+
+fn common(known: &HeaderMap, now: &HeaderMap) -> HeaderMap {
+    known
         .iter()
-        .filter(|(name, _)| !varying.contains(*name))
+        .filter(|(name, _)| is_common(name, known, now))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }

@@ -87,6 +87,7 @@ fn apart(mut one: Vec<Duration>, mut other: Vec<Duration>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Work;
     use super::*;
 
     fn us(values: impl IntoIterator<Item = u64>) -> Vec<Duration> {
@@ -104,7 +105,9 @@ mod tests {
     #[test]
     fn a_model_is_as_far_apart_as_its_worst_stratum_and_unknown_until_both_paths_are_known() {
         let gaps = Gaps::new();
-        let stratum = |rows| Stratum::new("ask", "model", "1", rows, 100);
+        let work = Work::default();
+        let stratum =
+            |rows| Stratum { method: "ask", model: "model".into(), version: "1".into(), rows, work, form: 0 };
         for took in us(0..200) {
             gaps.record(&stratum(1), false, took);
             gaps.record(&stratum(2), false, took);

@@ -151,6 +151,7 @@ fn on_grid(ready: Duration, exponent: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Work;
     use super::*;
 
     fn ms(ms: u64) -> Duration {
@@ -158,7 +159,14 @@ mod tests {
     }
 
     fn stratum() -> Stratum {
-        Stratum::new("ask", "model", "1", 1, 3000)
+        Stratum {
+            method: "ask",
+            model: "model".into(),
+            version: "1".into(),
+            rows: 1,
+            work: Work::default(),
+            form: 0,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::recent::{Recent, Ring};
-use super::target::{draw, mean};
+use super::target::{Draw, Seen, Target, about, draw, mean};
 use super::{Load, Mode, Stratum};
 
 /// Durations kept of each stratum: enough for a distribution, few enough to follow a server that warms up or slows down. Who
 /// normalises by his own recent calls tells the last 128 from the present (AUC 0.60 in simulation), the last 32 hardly (0.51).
 const RING: usize = 32;
-/// Fewer than these say too little of a distribution, so a wider pool is asked.
+/// Fewer than these say too little of a distribution.
 const ENOUGH: usize = 16;
-/// Older than this says little of now, so a wider pool is asked as long as that has newer ones.
+/// Older than this says little of now.
 const FRESH: Duration = Duration::from_mins(10);
 /// Strata remembered; a caller chooses rows and sizes, so the one recorded longest ago leaves.
 const STRATA: usize = 4096;
@@ -23,13 +23,16 @@ const POOLS: usize = 1024;
 
 /// Recent durations of forwarded calls, arrival of the complete request to the reply's write.
 ///
-/// Record calls that were forwarded whole and answered, nothing else: what was held would feed its own target.
+/// Record calls that the model was asked for whole and answered, nothing else: what was held would feed its own target.
 /// One mutex: recording and drawing are well under a microsecond each.
 pub struct Latencies {
     known: Mutex<Known>,
 }
 
-type Durations = Ring<(Instant, Duration), RING>;
+/// When a call ended, and how long it took.
+type Sample = (Instant, Seen);
+
+type Durations = Ring<Sample, RING>;
 
 struct Known {
     under_load: Recent<(Stratum, Load), Durations>,
@@ -56,45 +59,99 @@ impl Latencies {
 
     /// Takes in how long a forwarded call took that came under this load.
     pub fn record(&self, stratum: &Stratum, load: Load, took: Duration) {
-        let sample = (Instant::now(), took);
+        self.see(stratum, load, Seen { took, cut: false });
+    }
+
+    /// Takes in that a call would have taken longer than this: it ended before its answer came.
+    ///
+    /// Without these the durations of a caller with short deadlines would all be short, and so would his replays be.
+    pub fn record_cut(&self, stratum: &Stratum, load: Load, after: Duration) {
+        self.see(stratum, load, Seen { took: after, cut: true });
+    }
+
+    fn see(&self, stratum: &Stratum, load: Load, seen: Seen) {
+        let sample: Sample = (Instant::now(), seen);
         let mut known = self.known();
         known.under_load.record(&(stratum.clone(), load)).push(sample);
         known.strata.record(stratum).push(sample);
-        known.pools.record(&pool(stratum)).push(sample);
+        if !seen.cut {
+            known.pools.record(&pool(stratum)).push(sample);
+        }
     }
 
     /// How long an answer of this stratum shall take, from the arrival of its request; `dice` is uniform in 0..1, thrown once for
-    /// each call.
+    /// each call. `patience` is how long its caller waits for it at most.
     ///
-    /// From the last 32 durations of the stratum under this load; where fewer than 16 of the last ten minutes are known, of the
-    /// stratum under any; where these are too few as well, of the same model and version with any number of rows; then from older
-    /// ones in the same order. None where all are fewer than 16: then the anchor's own time is all that is left.
-    pub fn drawn(&self, mode: Mode, stratum: &Stratum, load: Load, dice: f64) -> Option<Duration> {
-        let choose: &dyn Fn(&[Duration]) -> Option<Duration> = match mode {
-            Mode::Off => return Some(Duration::ZERO),
-            Mode::Sample | Mode::Bucket | Mode::Shadow => &|samples| draw(samples, dice),
-            Mode::Mean => &mean,
+    /// From durations of the last ten minutes, 16 or more and the last 32 of them: of the stratum under this load; where these are too
+    /// few, under this and the neighbouring loads; then under any. Never of another stratum: another number of rows or another size takes
+    /// another time, and who asks for a size that nobody asked before would tell replays by it.
+    ///
+    /// Where even the stratum has too few, a guess: by its own durations, however few and old, else by those of the same model and
+    /// version, whatever was asked. A guess too where the dice fall beyond all durations that were seen to their end, and within the
+    /// caller's patience.
+    pub fn drawn(
+        &self,
+        mode: Mode,
+        stratum: &Stratum,
+        load: Load,
+        dice: f64,
+        patience: Option<Duration>,
+    ) -> Target {
+        if mode == Mode::Off {
+            return Target::Drawn(Duration::ZERO);
+        }
+        let choose = |samples: &[Seen]| match mode {
+            Mode::Mean => mean(samples).map(Draw::Took),
+            _ => draw(samples, dice),
         };
         let known = self.known();
-        let pools = [
-            known.under_load.get(&(stratum.clone(), load)),
-            known.strata.get(stratum),
-            known.pools.get(&pool(stratum)),
-        ];
-        let fresh = Instant::now().checked_sub(FRESH);
-        let newer = |than: Option<Instant>| {
-            pools.iter().flatten().find_map(|durations| {
-                let newer = durations.items().iter().filter(|(at, _)| than.is_none_or(|than| *at >= than));
-                let newer: Vec<Duration> = newer.map(|(_, took)| *took).collect();
-                (newer.len() >= ENOUGH).then_some(newer)
-            })
+        let since = Instant::now().checked_sub(FRESH);
+        let fresh = |durations: Option<&Durations>| -> Vec<Sample> {
+            let all = durations.into_iter().flat_map(Ring::items);
+            all.filter(|(at, _)| since.is_none_or(|since| *at >= since)).copied().collect()
         };
-        newer(fresh).or_else(|| newer(None)).and_then(|samples| choose(&samples))
+        let of_loads = |steps| -> Vec<Sample> {
+            load.within(steps)
+                .flat_map(|load| fresh(known.under_load.get(&(stratum.clone(), load))))
+                .collect()
+        };
+        let widening: [&dyn Fn() -> Vec<Sample>; 3] =
+            [&|| of_loads(0), &|| of_loads(1), &|| fresh(known.strata.get(stratum))];
+        let enough = widening
+            .iter()
+            .map(|samples| newest(samples()))
+            .find(|samples| samples.iter().filter(|seen| !seen.cut).count() >= ENOUGH);
+        // Of a few durations one comes again and again.
+        let guess = |took: Duration| if mode == Mode::Mean { took } else { about(took, dice) };
+        match enough.and_then(|samples| choose(&samples)) {
+            Some(Draw::Took(took)) => return Target::Drawn(took),
+            // He gives up before anybody can tell how long it would have taken.
+            Some(Draw::Beyond(cut)) if patience.is_some_and(|patience| patience <= cut) => {
+                return Target::Drawn(cut + cut);
+            }
+            Some(Draw::Beyond(cut)) => return Target::Guessed(Some(guess(cut))),
+            None => {}
+        }
+        let known_of = |durations: Option<&Durations>| -> Option<Vec<Seen>> {
+            let whole: Vec<Seen> =
+                durations?.items().iter().map(|(_, seen)| *seen).filter(|seen| !seen.cut).collect();
+            (!whole.is_empty()).then_some(whole)
+        };
+        let own = known_of(known.strata.get(stratum));
+        let nearest =
+            own.or_else(|| known_of(known.pools.get(&pool(stratum)))).and_then(|seen| choose(&seen));
+        Target::Guessed(nearest.map(|(Draw::Took(took) | Draw::Beyond(took))| guess(took)))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The last [`RING`] of `samples`.
+fn newest(mut samples: Vec<Sample>) -> Vec<Seen> {
+    samples.sort_unstable_by_key(|(at, _)| std::cmp::Reverse(*at));
+    samples.into_iter().take(RING).map(|(_, seen)| seen).collect()
 }
 
 fn pool(stratum: &Stratum) -> Pool {
@@ -103,6 +160,7 @@ fn pool(stratum: &Stratum) -> Pool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Work;
     use super::*;
 
     const IDLE: Load = Load(0);
@@ -112,83 +170,175 @@ mod tests {
     }
 
     fn stratum(rows: u32) -> Stratum {
-        Stratum::new("ask", "model", "1", rows, 3000)
+        let work = Work::new(3000 * rows as usize, 0, 0);
+        Stratum { method: "ask", model: "model".into(), version: "1".into(), rows, work, form: 0 }
     }
 
-    fn record(latencies: &Latencies, stratum: &Stratum, range: std::ops::Range<u64>) {
+    fn record(latencies: &Latencies, stratum: &Stratum, load: Load, range: std::ops::Range<u64>) {
         // Far apart, so that nothing between them is drawn.
-        range.for_each(|i| latencies.record(stratum, IDLE, ms(2u64.pow(i as u32))));
+        range.for_each(|i| latencies.record(stratum, load, ms(2u64.pow(i as u32))));
     }
 
-    /// The powers of every value that can be drawn, in order.
+    fn power(took: Duration) -> u64 {
+        u64::from((took.as_millis() as u64).ilog2())
+    }
+
+    /// The powers of every value that can be drawn, in order; none where only a guess can be had.
     fn all(latencies: &Latencies, stratum: &Stratum, load: Load) -> Vec<u64> {
         let dice = (0..3200).map(|i| f64::from(i) / 3200.0);
         let mut drawn: Vec<u64> = dice
-            .filter_map(|dice| latencies.drawn(Mode::Sample, stratum, load, dice))
-            .map(|drawn| u64::from((drawn.as_millis() as u64).ilog2()))
+            .filter_map(|dice| match latencies.drawn(Mode::Sample, stratum, load, dice, None) {
+                Target::Drawn(took) => Some(power(took)),
+                Target::Guessed(_) => None,
+            })
             .collect();
         drawn.dedup();
         drawn
     }
 
+    fn guess(latencies: &Latencies, mode: Mode, stratum: &Stratum) -> Option<Duration> {
+        match latencies.drawn(mode, stratum, IDLE, 0.5, None) {
+            Target::Guessed(guess) => guess,
+            Target::Drawn(took) => panic!("nothing to guess: {took:?}"),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stratum_draws_from_its_last_32() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), 0..50);
+        record(&latencies, &stratum(1), IDLE, 0..50);
         assert_eq!(all(&latencies, &stratum(1), IDLE), (18..50).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn too_few_fall_back_to_any_load_then_to_the_models_pool_and_then_to_nothing() {
+    async fn nothing_is_ever_drawn_from_another_stratum() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), 0..15);
-        assert!(all(&latencies, &stratum(1), IDLE).is_empty(), "15 are too few, in the pool as well");
-        record(&latencies, &stratum(8), 20..21);
-        assert_eq!(all(&latencies, &stratum(1), IDLE).len(), 16, "the pool has 16 of any rows");
-        assert_eq!(all(&latencies, &stratum(64), IDLE).len(), 16, "and serves strata never seen");
-        let other = Stratum::new("ask", "model", "2", 1, 3000);
-        assert!(all(&latencies, &other, IDLE).is_empty(), "another version has a pool of its own");
-        record(&latencies, &stratum(1), 15..16);
-        let own: Vec<u64> = (0..16).collect();
-        assert_eq!(all(&latencies, &stratum(1), IDLE), own, "16 of its own are enough");
-        assert_eq!(all(&latencies, &stratum(1), Load::of(9)), own, "and serve another load");
-        let another_way = Stratum { method: "ask otherwise", ..stratum(1) };
-        assert_eq!(all(&latencies, &another_way, IDLE).len(), 17, "another method has the pool's");
+        record(&latencies, &stratum(1), IDLE, 0..32);
+        let own = stratum(1);
+        let others = [
+            Stratum { rows: 2, ..own.clone() },
+            Stratum { work: Work::new(3001, 0, 0), ..own.clone() },
+            Stratum { work: Work::new(3000, 100, 64), ..own.clone() },
+            Stratum { method: "ask otherwise", ..own.clone() },
+            Stratum { version: "2".into(), ..own.clone() },
+            Stratum { form: 1, ..own.clone() },
+        ];
+        for other in others {
+            assert_eq!(all(&latencies, &other, IDLE), [0; 0], "{other:?}");
+            let guessed = guess(&latencies, Mode::Sample, &other);
+            assert_eq!(
+                guessed.is_some(),
+                *other.version == *own.version,
+                "what is known of the model serves for a guess"
+            );
+            record(&latencies, &other, IDLE, 40..56);
+            assert_eq!(
+                all(&latencies, &other, IDLE),
+                (40..56).collect::<Vec<_>>(),
+                "16 of its own are enough"
+            );
+        }
+        assert_eq!(all(&latencies, &own, IDLE), (0..32).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_call_takes_under_load_is_drawn_under_that_load() {
+    async fn fifteen_are_too_few_and_are_what_is_guessed_by() {
+        let latencies = Latencies::new();
+        assert_eq!(guess(&latencies, Mode::Sample, &stratum(1)), None);
+        record(&latencies, &stratum(2), IDLE, 10..11);
+        record(&latencies, &stratum(1), IDLE, 2..3);
+        let guesses = [0.0, 0.99].map(|dice| latencies.drawn(Mode::Sample, &stratum(1), IDLE, dice, None));
+        assert_eq!(guesses[0], Target::Guessed(Some(Duration::from_micros(3800))), "its own before the pool");
+        assert_ne!(guesses[0], guesses[1], "one duration is not given out as it is");
+        record(&latencies, &stratum(1), IDLE, 3..16);
+        assert_eq!(all(&latencies, &stratum(1), IDLE), [0; 0]);
+        latencies.record(&stratum(1), IDLE, ms(1 << 16));
+        latencies.record(&stratum(1), IDLE, ms(1 << 17));
+        assert_eq!(all(&latencies, &stratum(1), IDLE), (2..18).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_call_takes_under_load_is_drawn_under_that_load_then_its_neighbours_then_any() {
         let latencies = Latencies::new();
         for _ in 0..RING {
             latencies.record(&stratum(1), IDLE, ms(1));
-            latencies.record(&stratum(1), Load::of(4), ms(16));
+            latencies.record(&stratum(1), Load::of(8), ms(16));
         }
         assert_eq!(all(&latencies, &stratum(1), IDLE), [0]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(5)), [4]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(1)), [0, 4]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(9)), [4]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(4)), [4], "the neighbour's");
+        assert_eq!(all(&latencies, &stratum(1), Load::of(20)), [4]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(1)), [0]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(200)), [0, 4], "no neighbour was seen either");
+        for _ in 0..4 {
+            latencies.record(&stratum(1), Load::of(4), ms(8));
+        }
+        assert_eq!(
+            all(&latencies, &stratum(1), Load::of(4)),
+            [3, 4],
+            "a few of its own among the neighbours'"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn old_durations_serve_only_where_there_are_no_newer_ones() {
+    async fn what_is_older_than_ten_minutes_is_a_guess() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), 0..16);
-        tokio::time::advance(FRESH + ms(1)).await;
-        assert_eq!(all(&latencies, &stratum(1), IDLE).len(), 16, "nothing newer is known");
-        record(&latencies, &stratum(8), 20..40);
-        assert_eq!(all(&latencies, &stratum(1), IDLE), (20..40).collect::<Vec<_>>());
+        record(&latencies, &stratum(1), IDLE, 0..16);
+        tokio::time::advance(FRESH).await;
+        assert_eq!(all(&latencies, &stratum(1), IDLE).len(), 16);
+        tokio::time::advance(ms(1)).await;
+        record(&latencies, &stratum(1), IDLE, 20..21);
+        assert_eq!(all(&latencies, &stratum(1), IDLE), [0; 0]);
+        assert!(guess(&latencies, Mode::Sample, &stratum(1)).is_some());
+        record(&latencies, &stratum(1), IDLE, 21..36);
+        assert_eq!(all(&latencies, &stratum(1), IDLE), (20..36).collect::<Vec<_>>(), "the new ones alone");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_modes_are_sample_mean_and_nothing() {
         let latencies = Latencies::new();
         (1..32).for_each(|i| latencies.record(&stratum(1), IDLE, ms(i)));
-        let target = |mode, dice| latencies.drawn(mode, &stratum(1), IDLE, dice).unwrap();
+        let target = |mode, dice| match latencies.drawn(mode, &stratum(1), IDLE, dice, None) {
+            Target::Drawn(took) => took,
+            Target::Guessed(guess) => panic!("a guess: {guess:?}"),
+        };
         assert_eq!(target(Mode::Sample, 0.0), ms(1));
         assert_eq!(target(Mode::Sample, 0.9999).as_millis(), 30);
         assert_eq!(target(Mode::Mean, 0.7), ms(16));
         assert_eq!(target(Mode::Off, 0.7), Duration::ZERO);
+        assert_eq!(
+            guess(&latencies, Mode::Mean, &stratum(2)),
+            Some(ms(16)),
+            "the paper's mean of whatever is known"
+        );
         let nothing = Latencies::new();
-        assert_eq!(nothing.drawn(Mode::Off, &stratum(1), IDLE, 0.7), Some(Duration::ZERO));
-        assert_eq!(nothing.drawn(Mode::Sample, &stratum(1), IDLE, 0.7), None);
+        assert_eq!(nothing.drawn(Mode::Off, &stratum(1), IDLE, 0.7, None), Target::Drawn(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_whose_deadlines_cut_his_calls_finds_that_they_cut_his_replays_as_often() {
+        let latencies = Latencies::new();
+        for i in 0..16 {
+            latencies.record(&stratum(1), IDLE, ms(5) + Duration::from_micros(i));
+            latencies.record_cut(&stratum(1), IDLE, ms(10));
+        }
+        let targets = |patience: Option<u64>| -> Vec<Target> {
+            let dice = (0..100).map(|dice| (f64::from(dice) + 0.5) / 100.0);
+            dice.map(|dice| latencies.drawn(Mode::Sample, &stratum(1), IDLE, dice, patience.map(ms)))
+                .collect()
+        };
+        let within = |targets: &[Target], patience| {
+            targets.iter().filter(|target| matches!(target, Target::Drawn(took) if *took <= patience)).count()
+        };
+        let same = targets(Some(10));
+        assert_eq!(within(&same, ms(10)), 50);
+        assert!(same.iter().all(|target| matches!(target, Target::Drawn(_))));
+        // What takes longer than the deadlines is not known to who waits longer.
+        let patient = targets(None);
+        assert_eq!(within(&patient, ms(10)), 50);
+        assert_eq!(patient.iter().filter(|target| matches!(target, Target::Guessed(Some(_)))).count(), 50);
+        // Calls that are cut say nothing of how many durations are known.
+        latencies.record_cut(&stratum(1), IDLE, ms(10));
+        assert!(targets(Some(10)).iter().all(|target| matches!(target, Target::Guessed(_))));
     }
 }

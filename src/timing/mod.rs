@@ -2,7 +2,8 @@
 //!
 //! What is hidden: how long a replayed row took. A reply of which some row was replayed leaves at a moment that
 //! is drawn from how long forwarded calls of its kind took lately, under a load like the present one and tails included, so
-//! that who measures both sees one distribution. What is not hidden here: that the machine is busy, a model whose time
+//! that who measures both sees one distribution. Where too few of its kind are known, no time is made up: the model is asked, and
+//! its answer dropped ([`Target::Guessed`]). What is not hidden here: that the machine is busy, a model whose time
 //! depends on the very picture and not on its size, and, but under [`Mode::Shadow`], that a model which is asked less answers
 //! the rest sooner.
 //!
@@ -33,7 +34,7 @@ pub use gap::{Gap, Gaps};
 pub use grid::Grids;
 pub use hold::{ClockPacer, FinePacer};
 pub use latency::Latencies;
-pub use target::{about, uniform};
+pub use target::{Target, about, uniform};
 
 /// How the time of a replayed answer is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -51,10 +52,13 @@ pub enum Mode {
     Off,
 }
 
-/// Calls that take about the same time: one way of asking, one model, one version, one number of rows, one size of request.
+/// Calls that take about the same time: one way of asking, one model, one version, one number of rows, one amount of work.
+///
+/// What a caller may vary without making work for the model (an id, parameters, names) is no part of it: otherwise each call could
+/// have a stratum of its own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Stratum {
-    /// The way in which the model is asked: its method.
+    /// The method by which the model is asked.
     pub method: &'static str,
     /// The model's name.
     pub model: Arc<str>,
@@ -62,21 +66,29 @@ pub struct Stratum {
     pub version: Arc<str>,
     /// Rows of the whole call.
     pub rows: u32,
-    /// Binary logarithm of the request's bytes, rounded up: 0..=64.
-    pub size: u8,
+    /// What the model is given to work on, in all rows.
+    pub work: Work,
+    /// Whatever else takes the model server time: the form of the answer and how the values travel, as a number.
+    pub form: u64,
 }
 
-impl Stratum {
-    /// The stratum of a call whose request has `request_bytes` bytes.
-    pub fn new(
-        method: &'static str,
-        model: impl Into<Arc<str>>,
-        version: impl Into<Arc<str>>,
-        rows: u32,
-        request_bytes: usize,
-    ) -> Self {
-        let size = (usize::BITS - request_bytes.saturating_sub(1).leading_zeros()) as u8;
-        Self { method, model: model.into(), version: version.into(), rows, size }
+/// What a model is given to work on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Work {
+    tensors: u64,
+    files: u64,
+    pixels: u64,
+}
+
+impl Work {
+    /// `tensors` bytes of elements, and `files` bytes of pictures' files that hold `pixels` pixels.
+    ///
+    /// Elements and pixels count exactly: the near-copies of an attack are all of one size, and where sizes differ, so do times. Files of
+    /// near-copies differ by a few bytes, so they are counted down to their four leading binary digits: in steps of at most an eighth.
+    pub fn new(tensors: usize, files: usize, pixels: usize) -> Self {
+        let files = files as u64;
+        let rest = (u64::BITS - files.leading_zeros()).saturating_sub(4);
+        Self { tensors: tensors as u64, files: files >> rest << rest, pixels: pixels as u64 }
     }
 }
 
@@ -93,6 +105,11 @@ impl Load {
     pub fn of(calls: usize) -> Self {
         Self((usize::BITS - calls.leading_zeros()) as u8)
     }
+
+    /// This load and its neighbours, so many to each side.
+    fn within(self, steps: u8) -> impl Iterator<Item = Self> {
+        (self.0.saturating_sub(steps)..=self.0.saturating_add(steps)).map(Self)
+    }
 }
 
 /// Waits for a moment.
@@ -106,10 +123,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_share_a_stratum_up_to_each_power_of_two() {
-        let size = |bytes| Stratum::new("ask", "m", "1", 1, bytes).size;
-        assert_eq!([0, 1, 2, 3, 4, 5, 1024, 1025].map(size), [0, 0, 1, 2, 2, 3, 10, 11]);
-        assert_eq!(size(usize::MAX), usize::BITS as u8);
+    fn elements_and_pixels_count_exactly_and_files_in_steps_of_an_eighth() {
+        assert_ne!(Work::new(3072, 0, 0), Work::new(3073, 0, 0));
+        assert_ne!(
+            Work::new(0, 3072, 1024),
+            Work::new(0, 3072, 1025),
+            "a large plain picture and a small noisy one"
+        );
+        let files = |bytes| Work::new(0, bytes, 0).files;
+        assert_eq!(
+            [0, 1, 15, 16, 17, 18, 1023, 1024, 1151, 1152].map(files),
+            [0, 1, 15, 16, 16, 18, 960, 1024, 1024, 1152]
+        );
+        assert_eq!(files(usize::MAX), 15 << 60);
     }
 
     #[test]

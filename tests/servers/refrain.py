@@ -18,6 +18,10 @@ STOP_SECONDS = 30
 CALLERS = '[caller]\nmetadata = "x-user"\ntrusted_peers = ["127.0.0.0/8"]\n'
 
 
+# Replays are held from the first, so that what reached the model can be counted; under `sample` the first of a stratum are shadowed.
+HELD = '[timing]\nmode = "mean"\n'
+
+
 class Refrain:
     """One running `refrain proxy`, ended by its own process id."""
 
@@ -80,6 +84,8 @@ class Refrains:
         self.folder, self.started = folder, []
 
     def start(self, config, upstream, *flags, variables=None):
+        if "[timing]" not in config:
+            config += HELD
         proxy = Refrain(self.folder / f"refrain-{len(self.started)}", config, upstream, *flags, variables=variables)
         self.started.append(proxy)
         return proxy

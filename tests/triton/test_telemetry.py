@@ -11,6 +11,8 @@ import urllib.request
 
 import pytest
 import triton as servers
+import wire
+from asking import question
 from observers import PROMTOOL, ROOT, Prometheus, Rotel
 from pictures import one_pixel, photo
 from refrain import BINARY
@@ -230,6 +232,12 @@ def test_every_query_of_the_dashboard_returns_series_from_a_running_instance(ref
                 alice.ask("clf_u8", picture)
             alice.call("/a.B/C", b"")
             prometheus.until(f"refrain_forwarded_rows_total >= {turn + 1}")
+        # How far the paths are apart is said once 128 replies of each are known.
+        for turn in range(130):
+            for picture in (photo(0), one_pixel(photo(0), seed=1)):
+                body = wire.message(question("clf_u8", picture).SerializeToString())
+                assert wire.call(proxy.port, f"/{METHOD}", body, headers=[("x-user", f"caller {turn}")]).status == 0
+        prometheus.until("refrain_hiding_gap")
         empty = [(title, expression) for title, expression in expressions() if not prometheus.query(expression)]
         assert empty == []
 

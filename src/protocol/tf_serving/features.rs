@@ -29,6 +29,17 @@ pub(super) enum Feature {
     Absent,
 }
 
+impl Feature {
+    /// Bytes of its values.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Bytes(values) => values.iter().map(Bytes::len).sum(),
+            Self::Floats(list) | Self::Integers(list) => list.len(),
+            Self::Absent => 0,
+        }
+    }
+}
+
 /// Features by their names.
 pub(super) type Features = BTreeMap<Bytes, Feature>;
 

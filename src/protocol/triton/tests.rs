@@ -146,6 +146,56 @@ fn the_request_for_some_rows_holds_those_rows() {
 }
 
 #[test]
+fn work_is_the_elements_however_they_travel_and_nothing_that_makes_none() {
+    let work = |message| read(message).unwrap().work();
+    assert_eq!(work(request(2)), Work { tensors: 24, files: 0, pixels: 0 });
+    let mut typed = request(2);
+    typed.inputs[0].contents = Some(pb::InferTensorContents {
+        uint_contents: typed.raw_input_contents.remove(0).into_iter().map(u32::from).collect(),
+        ..Default::default()
+    });
+    assert_eq!(work(typed), work(request(2)));
+    let mut dressed = request(2);
+    dressed.id = "x".repeat(5000);
+    dressed.parameters.insert("x".repeat(5000), pb::InferParameter::default());
+    dressed.outputs.push(named("scores"));
+    assert_eq!(work(dressed), work(request(2)));
+}
+
+/// A large plain picture's file is as long as a small noisy one's.
+#[test]
+fn the_work_of_files_is_their_bytes_and_their_pixels() {
+    let config = pb::ModelConfig {
+        name: "clf".into(),
+        max_batch_size: 4,
+        input: vec![pb::ModelInput {
+            name: "image".into(),
+            data_type: pb::DataType::TypeString.into(),
+            dims: vec![1],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let signature = Signature::from_config(&config, vec!["1".into()]);
+    let file = |name: &str| {
+        std::fs::read(format!("{}/tests/fixtures/encoded/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    let files = ["flat.gif", "drawn.png"].map(file);
+    let mut message = request(2);
+    message.inputs[0].datatype = "BYTES".into();
+    message.inputs[0].shape = vec![2, 1];
+    let element = |file: &Vec<u8>| [&(file.len() as u32).to_le_bytes()[..], file].concat();
+    message.raw_input_contents = vec![files.iter().flat_map(element).collect()];
+    let payload = Bytes::from(message.encode_to_vec());
+    let how = How { image_input: None, reading: tensor::Reading::default() };
+    let work = InferQuery::read(message, payload, &signature, how).unwrap().work();
+    let pixels = files.iter().map(|file| encoded::image(file, tensor::Reading::default()).unwrap());
+    let pixels = pixels.map(|image| image.width() as usize * image.height() as usize).sum();
+    assert_eq!(work, Work { tensors: 0, files: files[0].len() + files[1].len(), pixels });
+    assert!(pixels > 0);
+}
+
+#[test]
 fn a_request_that_names_outputs_is_sent_without_their_names() {
     assert_eq!(read(request(1)).unwrap().for_all_rows(&signature()), None);
     let mut message = request(1);

@@ -349,3 +349,19 @@ fn validity_covers_everything_but_pixels() {
     let query = read(&classify(vec![example(vec![("image", bytes(&[JPEG]))])])).unwrap();
     assert!(!query.is_accepted_by(&signature()), "a signature says nothing of features");
 }
+
+#[test]
+fn the_work_of_examples_is_pictures_and_other_values_and_no_names() {
+    let row = |name: &str, count| example(vec![("picture", bytes(&[JPEG])), (name, floats(count))]);
+    let work = |payload| read_as(&payload, Some("picture")).unwrap().work();
+    let two = work(classify(vec![row("a", 3), row("a", 3)]));
+    assert_eq!(two, Work { tensors: 24, files: 2 * JPEG.len(), pixels: 0 });
+    assert_eq!(work(classify(vec![row(&"a".repeat(9000), 3), row("b", 3)])), two);
+    assert_eq!(work(classify(vec![row("a", 3), row("a", 4)])).tensors, 28);
+    let context = example(vec![("weights", floats(10))]);
+    assert_eq!(
+        work(classify_with(context, vec![row("a", 3), row("a", 3)])).tensors,
+        24 + 80,
+        "with every row"
+    );
+}
