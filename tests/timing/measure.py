@@ -1,133 +1,212 @@
-"""Replayed and forwarded replies of equal form, in random order, as one caller sees them."""
+"""One run: replayed and forwarded replies of equal form, in random order, as one caller sees them."""
 
-import argparse
+import collections
 import contextlib
-import json
+import datetime
+import gc
 import pathlib
-import random
-import threading
+import subprocess
+import time
 
 import numpy as np
-from world import LOADS, other_callers, ramp, seconds_a_call, world  # first: it says where the others are
+import world  # first: it says where the others are
 
-import pictures  # isort: skip
 from probe import Connection  # isort: skip
-from questions import question  # isort: skip
+from questions import Questions  # isort: skip
+from samples import NONE, RIGHT, WRONG, Samples  # isort: skip
 
-ANCHORS = 16
 USER = "measures"
-# Forwarded calls before the count begins: more than a stratum remembers.
-WARM_UP = 64
-RAMP_SECONDS = 60
+# Pictures of which copies may be asked again: few enough to be remembered all of them.
+BASES = 32
+# Calls before the count begins: more than a stratum remembers, and the two kinds mixed as they will be.
+WARM_UP = 200
+# Of calls that are made to be taken back, each after up to so many seconds.
+CANCELLED, CANCEL_WITHIN = 0.25, 0.01
+SCORES = 300
+BESIDE = {
+    "none": "",
+    # Others' near-copies take every place, of those that are held and of those whose answer is dropped.
+    "cap": "held = 2\nshadows = 2",
+    # A place that is not given back shows at once.
+    "cancels": "held_per_caller = 2\nshadows_per_caller = 0",
+    # A new picture is asked for right after each call, before its answer.
+    "companion": "",
+}
+FILLERS = 4
 
 
-class Asker:
-    """Asks for pictures that were never seen, and for near-copies of a few that were."""
+class Plan:
+    """Calls to be made, and the question of each, ready before the first is sent: random order, each kind equally often in each part."""
 
-    def __init__(self, port, seed, user=USER):
-        self.connection, self.dice = Connection(port, user), random.Random(seed)
-        self.number = seed * 10_000_000
-        self.anchors = [pictures.drawn(seed * 10_000_000 + 9_000_000 + at) for at in range(ANCHORS)]
-        self.answers = [self.connection.ask(question(anchor)).body for anchor in self.anchors]
+    def __init__(self, seed):
+        self.questions, self.dice, self.bases, self.number = Questions(seed), np.random.default_rng(seed), collections.deque(maxlen=BASES), 0
 
-    def forwarded(self, timeout=None):
-        self.number += 1
-        seen = self.connection.ask(question(pictures.drawn(self.number)), timeout)
-        assert seen.status != "0" or seen.body not in self.answers, "a new picture was answered from memory"
-        return seen
+    def calls(self, counts):
+        """`counts`: how many of each (part, replayed). Yields (part, replayed, which picture, question, seconds until it is taken back, another question)."""
+        kinds = [kind for kind, count in counts.items() for _ in range(max(0, count))]
+        planned = []
+        for at in self.dice.permutation(len(kinds)):
+            part, replayed = kinds[at]
+            if replayed and self.bases:
+                base, picture = self.bases[self.dice.integers(len(self.bases))]
+            else:
+                self.number += 1
+                base, picture = self.number, self.questions.picture()
+                replayed = False
+                # Who was told no answer cannot say which one to expect.
+                if part in ("plain", "between", "warm"):
+                    self.bases.append((base, picture))
+            back = self.dice.uniform(0, CANCEL_WITHIN)
+            planned.append((part, replayed, base, self.questions.copy(picture), back))
+        return planned
 
-    def replayed(self, timeout=None):
-        self.number += 1
-        at = self.dice.randrange(ANCHORS)
-        seen = self.connection.ask(question(pictures.one_pixel(self.anchors[at], self.number)), timeout)
-        assert seen.status != "0" or seen.body == self.answers[at], "a near-copy was answered by the model"
-        return seen
+
+class Caller:
+    """Makes the calls, checks each answer, and writes down what was seen."""
+
+    def __init__(self, port, samples, companion=None):
+        self.port, self.connection, self.samples, self.companion = port, Connection(port, USER), samples, companion
+        self.answers, self.latest, self.given = {}, collections.deque(maxlen=512), collections.deque(maxlen=SCORES)
+        self.recent = collections.deque(maxlen=400)
+        self.began = time.monotonic()
+
+    def call(self, part, replayed, base, body, back):
+        at = round(time.monotonic() - self.began, 3)
+        if part == "cancelled":
+            self.connection.cancel_after(body, back)
+            self.samples.reply(part, int(replayed), at, 0, 0, 0, -1, -1, NONE, 0)
+            return
+        timeout = f"{int(1e6 * np.median(self.recent))}u" if part == "deadline" else None
+        if self.companion:
+            other, questions = self.companion
+            seen, second = self.connection.ask(body, timeout, (other, questions.popleft()))
+        else:
+            seen, second = self.connection.ask(body, timeout), None
+        if replayed and base not in self.answers:
+            return  # its picture was never answered, so this was a new one
+        truth = self._truth(replayed, base, seen)
+        if timeout is None:
+            self.recent.append(seen.latency)
+        if replayed:
+            self.given.append((base, body, seen.body))
+        elif seen.status == "0":
+            self.answers[base] = seen.body
+            self.latest.append(seen.body)
+        if part == "warm":
+            return
+        look, around = (self.samples.look(text) for text in (f"{seen.frames} {seen.headers} {len(seen.body)}", seen.around))
+        times = (round(seconds, 7) for seconds in (seen.latency, seen.first))
+        self.samples.reply(
+            part, int(replayed), at, *times, seen.pieces, look, around, truth, round(second.latency, 7) if second else 0
+        )
+
+    def miss_one(self, questions):
+        """The connection's table of headers knows from here on those of a reply that comes too late: written in full, the first would look like no other."""
+        self.connection.ask(questions.copy(questions.picture()), "1u")
+
+    def _truth(self, replayed, base, seen):
+        if seen.status != "0":
+            return NONE
+        right = seen.body == self.answers[base] if replayed else seen.body not in self.latest
+        return RIGHT if right else WRONG
+
+
+def scores(body):
+    """The scores of an answer, where they are numbers."""
+    from tritonclient.grpc import service_pb2 as pb
+
+    raw = pb.ModelInferResponse.FromString(body).raw_output_contents
+    return np.frombuffer(raw[0], np.float32).tolist() if raw and len(raw[0]) % 4 == 0 else []
+
+
+def ask_anew(port, caller, samples):
+    """What the model would have said to near-copies that were answered from memory: asked by somebody who has no past."""
+    for turn, (base, body, given) in enumerate(caller.given):
+        fresh = Connection(port, f"anew-{turn}")
+        seen = fresh.ask(body)
+        fresh.close()
+        if given and base in caller.answers and seen.status == "0":
+            samples.say(scores=[scores(caller.answers[base]), scores(given), scores(seen.body)])
 
 
 @contextlib.contextmanager
-def disturbance(kind, port, seed):
-    """Near-copies of the same caller beside the measured calls: waiting all the time (`cap`), or taken back (`cancels`)."""
-    if kind == "none":
-        yield
-        return
-    stop, asker = threading.Event(), Asker(port, seed + 1)
-
-    def run():
-        while not stop.is_set():
-            if kind == "cap":
-                asker.replayed()
-            else:
-                asker.number += 1
-                copy = pictures.one_pixel(asker.anchors[0], asker.number)
-                asker.connection.cancel_after(question(copy), asker.dice.uniform(0, 0.01))
-
-    thread = threading.Thread(target=run)
-    thread.start()
+def no_collection():
+    """Python's collector stops nothing meanwhile."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        gc.enable()
+        gc.unfreeze()
 
 
-def measure(mode, load, count, seed=1, disturb="none", deadlines=None):
-    """`count` replies of each path, and `deadlines` more of each (default: a tenth) that half of all miss."""
-    deadlines = count // 10 if deadlines is None else deadlines
-    limits = "held_per_caller = 1" if disturb == "cap" else ""
-    with world(mode, limits) as (port, upstream), other_callers(port, seed) as others:
-        a_call = seconds_a_call(upstream)
-        rate = LOADS.get(load, 0.9) / a_call
-        step = lambda: None  # noqa: E731
+def commit():
+    said = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=world.ROOT)
+    return said.stdout.strip() or "unknown"
+
+
+def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
+    """Asks until `path` has `count` replies of each kind, and `deadlines` more of each that half of all miss."""
+    samples = Samples(path)
+    this = {"mode": mode, "load": load, "beside": beside, "seed": seed, "top": top, "binary": world.binary()}
+    other = {name: value for name, value in this.items() if samples.about and samples.about[name] != value}
+    assert not other, f"{path} holds another run, of {samples.about}: move it away"
+    wanted = {("plain", kind): count for kind in (False, True)}
+    if beside == "cancels":
+        wanted |= {("cancelled", kind): int(count * CANCELLED) for kind in (False, True)}
+    late = {("deadline", False): deadlines, ("deadline", True): deadlines, ("between", False): deadlines}
+    missing = [{kind: most - samples.have(*kind) for kind, most in part.items()} for part in (wanted, late)]
+    if samples.last == "ended" and all(left <= 0 for part in missing for left in part.values()):
+        samples.close()
+        return
+    seed_here = [seed, sum(samples.counts.values())]
+    plan = Plan(seed_here)
+    warm = plan.calls({("warm", False): BASES + 8}) + plan.calls({("warm", kind): WARM_UP // 2 for kind in (False, True)})
+    parts = [plan.calls(part) for part in missing]
+    configured = world.configured(mode, BESIDE[beside], top)
+    # What can be answered is measured through a sidecar of its own: the other remembers nothing of it.
+    with world.sidecars(configured, configured) as (port, spare, upstream), world.Others(port, spare, seed) as others:
+        about = {
+            **this, "count": count, "commit": commit(), "date": str(datetime.date.today()),
+            "a_call": world.seconds_a_call(upstream), "capacity": others.capacity(),
+        }  # fmt: skip
+        about["rate"] = about["capacity"] * world.LOADS[load]
+        samples.say(about=about)
         if load == "ramp":
-            step = ramp(others, rate, RAMP_SECONDS)
-        elif rate:
-            others(rate)
-        asker = Asker(port, seed)
-        for _ in range(WARM_UP):
-            asker.forwarded()
-        dice = random.Random(seed)
-        with disturbance(disturb, port, seed):
-            order = dice.sample([False] * count + [True] * count, 2 * count)
-            replies = []
-            for replayed in order:
-                step()
-                replies.append(asker.replayed() if replayed else asker.forwarded())
-            half = np.median([seen.latency for seen in replies[-200:]])
-            timeout = f"{int(half * 1e6)}u"
-            late = {False: 0, True: 0}
-            for replayed in dice.sample([False] * deadlines + [True] * deadlines, 2 * deadlines):
-                step()
-                seen = asker.replayed(timeout) if replayed else asker.forwarded(timeout)
-                late[replayed] += seen.status == "4"
-    about = {
-        "mode": mode,
-        "load": load,
-        "disturb": disturb,
-        "seed": seed,
-        "a_call": a_call,
-        "rate": rate,
-        "deadlines": deadlines,
-        "late_forwarded": late[False],
-        "late_replayed": late[True],
-    }
-    return {
-        "about": np.array(json.dumps(about)),
-        "replayed": np.array(order),
-        "latency": np.array([seen.latency for seen in replies]),
-        "first": np.array([seen.first for seen in replies]),
-        "size": np.array([seen.size for seen in replies]),
-        "looks": np.array([seen.frames + " " + seen.headers + " " + seen.status for seen in replies]),
-    }
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mode", default="sample", choices=["sample", "bucket", "shadow", "mean", "off"])
-    parser.add_argument("--load", default="idle", choices=[*LOADS, "ramp"])
-    parser.add_argument("--disturb", default="none", choices=["none", "cap", "cancels"])
-    parser.add_argument("--count", type=int, default=10_000, help="replies of each path")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--into", type=pathlib.Path, required=True, help="the .npz file to write")
-    asked = parser.parse_args()
-    asked.into.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(asked.into, **measure(asked.mode, asked.load, asked.count, asked.seed, asked.disturb))
+            others.tell("ramp", about["rate"], world.RAMP_SECONDS)
+        elif about["rate"]:
+            others.tell("rate", about["rate"])
+        if beside == "cap":
+            others.tell("copies", FILLERS)
+        companion = None
+        if beside == "companion":
+            more = collections.deque(plan.questions.copy(plan.questions.picture()) for _ in range(len(warm) + sum(map(len, parts))))
+            companion = Connection(port, f"{USER}-too"), more
+        caller = Caller(port, samples, companion)
+        with no_collection():
+            caller.miss_one(plan.questions)
+            for each in warm:
+                caller.call(*each)
+            before, began, others_before = world.asked(upstream), time.monotonic(), others.count()
+            for each in parts[0]:
+                caller.call(*each)
+            # Others' calls still under way would be counted on one side only: the figures are of some 1 % in that.
+            after, others_after = world.asked(upstream), others.count()
+            took = time.monotonic() - began
+            for each in parts[1]:
+                caller.call(*each)
+        forwarded = sum(not replayed for _, replayed, *_ in parts[0])
+        if beside == "none" and load == "idle":
+            ask_anew(port, caller, samples)
+        samples.say(
+            ended={
+                "seconds": took,
+                "asked": after[0] - before[0],
+                "forwarded": forwarded,
+                "busy": (after[1] - before[1]) / took if took else 0,
+                "others": [late - early for late, early in zip(others_after, others_before, strict=True)],
+            }
+        )
+    samples.close()

@@ -1,9 +1,15 @@
-"""The other callers: new pictures at random moments, so that the model server is as busy as is asked for.
+"""The other callers, as a program of its own, so that they take no time from who measures. Each line of standard input is an order:
 
-Run as a program of its own, so that it takes no time from who measures. Each line on standard input sets the rate in calls a
-second from then on; the end of the input ends it.
+    rate R        new pictures at random moments, R a second
+    ramp R S      the same, up from nothing to R and down again once in S seconds
+    copies K      K callers each with a near-copy in the air, all the time
+    flood K S     K callers with a new picture in the air for S seconds, through the spare sidecar; says how many calls a second were answered
+    count         says how many calls were answered, were refused, and were not made because too many were in the air
+
+The end of the input ends it.
 """
 
+import collections
 import os
 import random
 import select
@@ -12,35 +18,109 @@ import threading
 import time
 
 import grpc
-import pictures
-from questions import question
+from questions import Questions, question
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 POOL = 64
+USERS = 64
+# A prime, so that every user's turn with a picture comes again only after all of them had theirs.
+PICTURES = 4099
 
 
-def main(port, seed):
-    dice = random.Random(seed)
-    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-    ask = channel.unary_unary(PATH)
-    places = threading.Semaphore(POOL)
-    number, rate, due = 0, 0.0, time.monotonic()
-    lines = os.fdopen(sys.stdin.fileno(), "rb", buffering=0)
+class Others:
+    def __init__(self, port, spare, seed):
+        self.dice = random.Random(seed)
+        self.questions = Questions([seed, 1])
+        self.pictures = [question(self.questions.picture()) for _ in range(PICTURES)]
+        self.ask, self.spare = (grpc.insecure_channel(f"127.0.0.1:{each}").unary_unary(PATH) for each in (port, spare))
+        self.places, self.number = threading.Semaphore(POOL), 0
+        self.count = collections.Counter()
+        self.rate, self.period, self.began = 0.0, 0.0, 0.0
+
+    def new(self):
+        """A picture and who asks for it: nobody's pictures are compared with anybody else's."""
+        self.number += 1
+        return self.pictures[self.number % PICTURES], (("x-user", f"other-{self.number % USERS}"),)
+
+    def send(self):
+        if not self.places.acquire(blocking=False):
+            self.count["skipped"] += 1
+            return
+        body, metadata = self.new()
+        self.ask.future(body, metadata=metadata, timeout=60).add_done_callback(self.over)
+
+    def over(self, call):
+        self.places.release()
+        self.count["answered" if call.code() == grpc.StatusCode.OK else "refused"] += 1
+
+    def flood(self, callers, seconds):
+        until, answered = time.monotonic() + seconds, [0] * callers
+
+        def run(which):
+            while time.monotonic() < until:
+                body, metadata = self.new()
+                self.spare(body, metadata=metadata, timeout=60)
+                answered[which] += 1
+
+        threads = [threading.Thread(target=run, args=(which,)) for which in range(callers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sum(answered) / seconds
+
+    def copies(self, which):
+        questions, metadata = Questions([which, 2]), (("x-user", f"copies-{which}"),)
+        anchor = questions.picture()
+        while True:
+            try:
+                self.ask(questions.copy(anchor), metadata=metadata, timeout=60)
+            except grpc.RpcError as error:
+                assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error
+                self.count["refused"] += 1
+                time.sleep(0.005)
+            else:
+                self.count["answered"] += 1
+
+    def now(self):
+        """The present rate."""
+        if not self.period:
+            return self.rate
+        return self.rate * (1 - abs(1 - 2 * ((time.monotonic() - self.began) / self.period % 1)))
+
+    def obey(self, order, *numbers):
+        self.began = time.monotonic()
+        if order in ("rate", "ramp"):
+            self.rate, self.period = float(numbers[0]), float(numbers[1]) if order == "ramp" else 0.0
+        elif order == "copies":
+            for which in range(int(numbers[0])):
+                threading.Thread(target=self.copies, args=(which,), daemon=True).start()
+        elif order == "flood":
+            print(self.flood(int(numbers[0]), float(numbers[1])), flush=True)
+        elif order == "count":
+            print(self.count["answered"], self.count["refused"], self.count["skipped"], flush=True)
+        else:
+            sys.exit(f"others.py: what is {order}?")
+
+
+def main(port, spare, seed):
+    others, lines, due = Others(port, spare, seed), os.fdopen(sys.stdin.fileno(), "rb", buffering=0), time.monotonic()
     while True:
-        wait = max(0.0, due - time.monotonic()) if rate else None
+        rate = others.now()
+        # A ramp is looked at again soon even where it is at nothing.
+        wait = max(0.0, due - time.monotonic()) if rate else 0.05 if others.period else None
         if select.select([lines], [], [], wait)[0]:
             line = lines.readline()
             if not line:
-                return
-            rate, due = float(line), time.monotonic()
-            continue
-        number += 1
-        due += dice.expovariate(rate)
-        # A caller each: nobody's pictures are compared with anybody else's.
-        if places.acquire(blocking=False):
-            call = ask.future(question(pictures.drawn(seed + number)), metadata=(("x-user", f"other-{number % 64}"),), timeout=60)
-            call.add_done_callback(lambda _: places.release())
+                os._exit(0)
+            others.obey(*line.decode().split())
+            due = time.monotonic()
+        elif rate:
+            others.send()
+            due += others.dice.expovariate(rate)
+        else:
+            due = time.monotonic()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:4]))

@@ -1,81 +1,107 @@
 """A real Triton with a model of some 10 ms of real work, Refrain in front of it, and other callers."""
 
 import contextlib
+import hashlib
 import pathlib
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("servers", "triton", "timing")]
 
-import pictures  # noqa: E402
+import grpc  # noqa: E402
 import triton as servers  # noqa: E402
 from probe import Connection  # noqa: E402
-from questions import MODEL, question  # noqa: E402
-from refrain import CALLERS, Refrains  # noqa: E402
+from questions import MODEL, Questions  # noqa: E402
+from refrain import BINARY, CALLERS, Refrains  # noqa: E402
+from tritonclient.grpc import service_pb2 as pb  # noqa: E402
 
 # Whoever measures asks for more new pictures than an honest caller has; being suspected is not what is measured.
 CONFIG = '{top}\n[timing]\nmode = "{mode}"\n[store]\nsuspicions = 1000000\n[limits]\n{limits}\n' + CALLERS
 
-# What a model server that answers one call at a time is asked for, as a share of what it can do.
-LOADS = {"idle": 0.0, "half": 0.5, "most": 0.9}
+# What others ask for, as a share of what can be answered.
+LOADS = {"idle": 0.0, "50": 0.5, "90": 0.9, "ramp": 0.9}
+RAMP_SECONDS = 60
+FLOOD = 4, 4  # callers, seconds
 
 
 @contextlib.contextmanager
-def world(mode, limits="", top=""):
-    """The port of a sidecar that hides by `mode`, and the port of the model server behind it."""
+def sidecars(*configurations):
+    """The port of a sidecar for each, and the port of the model server behind them all."""
     with tempfile.TemporaryDirectory(prefix="refrain-timing-") as folder, servers.Triton(only=[MODEL]) as triton:
         proxies = Refrains(pathlib.Path(folder))
         try:
-            proxy = proxies.start(CONFIG.format(mode=mode, limits=limits, top=top), f"http://127.0.0.1:{triton.grpc}")
-            yield proxy.port, triton.grpc
+            yield *(proxies.start(each, f"http://127.0.0.1:{triton.grpc}").port for each in configurations), triton.grpc
+            assert triton.process.poll() is None, f"tritonserver ended with {triton.process.poll()}:\n{triton.tail()}"
         finally:
             proxies.stop()
 
 
-def seconds_a_call(port, calls=100):
+def configured(mode, limits="", top=""):
+    """The configuration of a sidecar that hides by `mode`."""
+    return CONFIG.format(mode=mode, limits=limits, top=top)
+
+
+def binary():
+    """Which program is measured: the beginning of its digest."""
+    return hashlib.sha256(BINARY.read_bytes()).hexdigest()[:12]
+
+
+def seconds_a_call(port, calls=200):
     """The median time of calls one after another, asked of the model server itself."""
-    connection, took = Connection(port, "calibration"), []
-    for number in range(calls):
-        took.append(connection.ask(question(pictures.drawn(5_000_000 + number))).latency)
+    connection, questions, took = Connection(port, "calibration"), Questions([0, 3]), []
+    for _ in range(calls):
+        took.append(connection.ask(questions.copy(questions.picture())).latency)
     connection.close()
     return sorted(took)[calls // 2]
 
 
-@contextlib.contextmanager
-def other_callers(port, seed):
-    """A function that sets the rate of other callers' calls, in calls a second."""
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests/timing/others.py", str(port), str(seed)],
-        stdin=subprocess.PIPE,
-        env={"PYTHONPATH": ":".join(sys.path)},
-    )
+def asked(port):
+    """Calls that the model has answered, and the seconds that it worked on them."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelStatistics",
+            request_serializer=pb.ModelStatisticsRequest.SerializeToString,
+            response_deserializer=pb.ModelStatisticsResponse.FromString,
+        )
+        stats = ask(pb.ModelStatisticsRequest(name=MODEL)).model_stats[0]
+    return stats.inference_count, stats.inference_stats.compute_infer.ns / 1e9
 
-    def at(rate):
-        process.stdin.write(f"{rate}\n".encode())
-        process.stdin.flush()
 
-    try:
-        yield at
-    finally:
-        process.stdin.close()
+class Others:
+    """The other callers; others.py says what they can be told."""
+
+    def __init__(self, port, spare, seed):
+        self.process = subprocess.Popen(
+            [sys.executable, ROOT / "tests/timing/others.py", str(port), str(spare), str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": ":".join(sys.path)},
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
         try:
-            process.wait(10)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+            self.process.kill()
+            self.process.wait(10)
+        self.process.stdout.close()
 
+    def tell(self, *order):
+        self.process.stdin.write((" ".join(map(str, order)) + "\n").encode())
+        self.process.stdin.flush()
 
-def ramp(at, most, seconds):
-    """A function that keeps the rate going up and down between nothing and `most`, once in so many seconds."""
-    began, last = time.monotonic(), [0.0]
+    def capacity(self):
+        """Calls a second that are answered when more are always waiting: of this machine as it is, with all that runs on it."""
+        self.tell("flood", *FLOOD)
+        return float(self.process.stdout.readline())
 
-    def step():
-        now = time.monotonic()
-        if now - last[0] >= 0.5:
-            last[0] = now
-            at(most * (1 - abs(1 - 2 * ((now - began) / seconds % 1))) + 0.01)
-
-    return step
+    def count(self):
+        """Calls that were answered, that were refused, and that were not made."""
+        self.tell("count")
+        return tuple(map(int, self.process.stdout.readline().split()))
