@@ -97,7 +97,8 @@ impl<S: Store> Predictor<S> {
             work: Work::new(work.tensors, work.files, work.pixels),
             form: query.form(&self.key).rotate_left(3) ^ written,
         };
-        let load = Load::of(self.upstream.asking());
+        let (calls, rested) = self.upstream.asking();
+        let load = Load::of(calls, rested);
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
         let mode = asked.model.settings.timing;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tonic::Code;
 
@@ -105,24 +106,35 @@ pub(super) struct Upstream {
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
-    /// Calls that wait for their reply.
-    asking: AtomicUsize,
+    /// How busy it is with us.
+    business: Business,
 }
 
 /// A call that waits for its reply; it counts until this is dropped.
-struct UnderWay<'a>(&'a AtomicUsize);
+struct UnderWay<'a>(&'a Business);
 
 impl<'a> UnderWay<'a> {
-    fn of(calls: &'a AtomicUsize) -> Self {
-        calls.fetch_add(1, Ordering::Relaxed);
-        Self(calls)
+    fn of(business: &'a Business) -> Self {
+        business.calls.fetch_add(1, Ordering::Relaxed);
+        Self(business)
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let since = self.0.since.elapsed().as_micros() as u64;
+        self.0.last.store(since, Ordering::Relaxed);
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// How busy the model server is with our calls.
+struct Business {
+    /// Calls that wait for their reply.
+    calls: AtomicUsize,
+    /// When the last one ended, in microseconds since `since`.
+    last: AtomicU64,
+    since: Instant,
 }
 
 impl Connector {
@@ -423,7 +435,7 @@ impl Upstream {
             next: AtomicUsize::new(0),
             template: Template::default(),
             streams: AtomicBool::new(false),
-            asking: AtomicUsize::new(0),
+            business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
         }
     }
 
@@ -440,9 +452,11 @@ impl Upstream {
         Lane::open(Arc::clone(&self.connector))
     }
 
-    /// Calls that wait for their reply at the moment.
-    pub(super) fn asking(&self) -> usize {
-        self.asking.load(Ordering::Relaxed)
+    /// Calls that wait for their reply at the moment, and the time since the last one ended.
+    pub(super) fn asking(&self) -> (usize, Duration) {
+        let Business { calls, last, since } = &self.business;
+        let last = Duration::from_micros(last.load(Ordering::Relaxed));
+        (calls.load(Ordering::Relaxed), since.elapsed().saturating_sub(last))
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
@@ -451,7 +465,7 @@ impl Upstream {
         request: impl Fn() -> Request<Body>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let _under_way = UnderWay::of(&self.asking);
+        let _under_way = UnderWay::of(&self.business);
         let (head, mut body) = self.lane().send_again(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();

@@ -163,6 +163,7 @@ mod tests {
     use super::super::Work;
     use super::*;
 
+    /// Nobody has asked anything for a while.
     const IDLE: Load = Load(0);
 
     fn ms(ms: u64) -> Duration {
@@ -262,19 +263,23 @@ mod tests {
         let latencies = Latencies::new();
         for _ in 0..RING {
             latencies.record(&stratum(1), IDLE, ms(1));
-            latencies.record(&stratum(1), Load::of(8), ms(16));
+            latencies.record(&stratum(1), Load::of(8, ms(0)), ms(16));
         }
         assert_eq!(all(&latencies, &stratum(1), IDLE), [0]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(9)), [4]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(4)), [4], "the neighbour's");
-        assert_eq!(all(&latencies, &stratum(1), Load::of(20)), [4]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(1)), [0]);
-        assert_eq!(all(&latencies, &stratum(1), Load::of(200)), [0, 4], "no neighbour was seen either");
+        assert_eq!(all(&latencies, &stratum(1), Load::of(9, ms(0))), [4]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(4, ms(0))), [4], "the neighbour's");
+        assert_eq!(all(&latencies, &stratum(1), Load::of(20, ms(0))), [4]);
+        assert_eq!(all(&latencies, &stratum(1), Load::of(0, ms(64))), [0]);
+        assert_eq!(
+            all(&latencies, &stratum(1), Load::of(200, ms(0))),
+            [0, 4],
+            "no neighbour was seen either"
+        );
         for _ in 0..4 {
-            latencies.record(&stratum(1), Load::of(4), ms(8));
+            latencies.record(&stratum(1), Load::of(4, ms(0)), ms(8));
         }
         assert_eq!(
-            all(&latencies, &stratum(1), Load::of(4)),
+            all(&latencies, &stratum(1), Load::of(4, ms(0))),
             [3, 4],
             "a few of its own among the neighbours'"
         );

@@ -28,6 +28,7 @@ mod gap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 pub use gap::{Gap, Gaps};
@@ -92,18 +93,28 @@ impl Work {
     }
 }
 
-/// How busy the model server was when a call came, coarsely: nobody asked it anything else, one call, two or three, four to
-/// seven, and so on.
+/// How busy the model server was when a call came, coarsely: at rest for less than 2 ms, 8, 32, 128 or more; or asked by one call, two
+/// or three, four to seven, and so on.
+///
+/// A server that rested answers more slowly, with cold caches: a new picture takes longer after a replay than after another new one.
 ///
 /// Who sends calls of which he knows that they are forwarded learns the load from them, and so what a forwarded call would take
 /// at this very moment. Durations of calls that came under another load would show.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Load(u8);
 
+/// How many steps of rest are told apart.
+const LONGEST_REST: u8 = 4;
+
 impl Load {
-    /// The load of so many calls under way at the model server.
-    pub fn of(calls: usize) -> Self {
-        Self((usize::BITS - calls.leading_zeros()) as u8)
+    /// The load of so many calls under way at the model server, or of its rest since the last one ended.
+    pub fn of(calls: usize, rested: Duration) -> Self {
+        // A quarter of the time is one step busier.
+        let rests = (u128::BITS - (rested.as_millis() / 2).leading_zeros()).div_ceil(2) as u8;
+        match calls {
+            0 => Self(LONGEST_REST - rests.min(LONGEST_REST)),
+            calls => Self(LONGEST_REST + (usize::BITS - calls.leading_zeros()) as u8),
+        }
     }
 
     /// This load and its neighbours, so many to each side.
@@ -140,6 +151,12 @@ mod tests {
 
     #[test]
     fn loads_are_told_apart_the_less_the_higher_they_are() {
-        assert_eq!([0, 1, 2, 3, 4, 7, 8].map(Load::of), [0, 1, 2, 2, 3, 3, 4].map(Load));
+        let ms = Duration::from_millis;
+        assert_eq!([1, 2, 3, 4, 7, 8].map(|calls| Load::of(calls, ms(0))), [5, 6, 6, 7, 7, 8].map(Load));
+        assert_eq!(
+            [0, 1, 2, 7, 8, 31, 32, 127, 128].map(|rest| Load::of(0, ms(rest))),
+            [4, 4, 3, 3, 2, 2, 1, 1, 0].map(Load)
+        );
+        assert_eq!(Load::of(0, Duration::MAX), Load(0));
     }
 }
