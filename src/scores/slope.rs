@@ -1,10 +1,10 @@
 //! A keyed function of how two pictures differ, one for each class, that changes as a network's scores do.
 //!
 //! What networks do between near-copies, measured on two of them (`tests/evaluation/steepness.py`): twice the change moves the scores
-//! twice as far in the same direction; the opposite change does not move them the opposite way (rectifiers and pooling
-//! see to that); where one pixel is changed matters a hundredfold, and more or less everywhere in one picture than in another.
-//! So: rectified projections of the difference on keyed directions, whose weight varies strongly from place to place, summed up with
-//! keyed signs for each class. Directions, signs and steepness are others for each picture that things are compared to.
+//! about twice as far in the same direction; the opposite change moves them the less the opposite way the larger it is
+//! (rectifiers and pooling see to that); where one pixel is changed matters a hundredfold, and more or less everywhere in one picture
+//! than in another. So: rectified projections of the difference on keyed directions, whose weight varies strongly from place to place,
+//! summed up with keyed signs for each class. Directions, signs and steepness are others for each picture that things are compared to.
 
 use super::noise::Key;
 use crate::judgment::Likeness;

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_call_that_was_cut_stands_for_those_that_took_longer() {
         let half = [seen(10, false), seen(20, true), seen(40, false), seen(80, false)];
-        assert_eq!(drawn(&half), [(Some(10), 25), (Some(40), 38), (Some(80), 37)].into());
+        assert_eq!(drawn(&half), [(Some(10), 25), (Some(40), 37), (Some(80), 38)].into());
         let cut_at_once = [seen(0, true), seen(0, true), seen(10, false), seen(40, false)];
         assert_eq!(drawn(&cut_at_once), [(Some(10), 50), (Some(40), 50)].into(), "says nothing");
         let beyond = [seen(10, false), seen(20, true), seen(20, true), seen(20, true)];
