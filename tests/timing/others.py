@@ -82,11 +82,10 @@ class Others:
             else:
                 self.count["answered"] += 1
 
-    def now(self):
-        """The present rate."""
-        if not self.period:
-            return self.rate
-        return self.rate * (1 - abs(1 - 2 * ((time.monotonic() - self.began) / self.period % 1)))
+    def is_due(self):
+        """Whether the call whose moment has come is made: on a ramp as many of those at its top as the present rate is of it."""
+        turn = (time.monotonic() - self.began) / self.period % 1 if self.period else 0.5
+        return self.dice.random() < 1 - abs(1 - 2 * turn)
 
     def obey(self, order, *numbers):
         self.began = time.monotonic()
@@ -106,20 +105,17 @@ class Others:
 def main(port, spare, seed):
     others, lines, due = Others(port, spare, seed), os.fdopen(sys.stdin.fileno(), "rb", buffering=0), time.monotonic()
     while True:
-        rate = others.now()
-        # A ramp is looked at again soon even where it is at nothing.
-        wait = max(0.0, due - time.monotonic()) if rate else 0.05 if others.period else None
+        wait = max(0.0, due - time.monotonic()) if others.rate else None
         if select.select([lines], [], [], wait)[0]:
             line = lines.readline()
             if not line:
                 os._exit(0)
             others.obey(*line.decode().split())
             due = time.monotonic()
-        elif rate:
-            others.send()
-            due += others.dice.expovariate(rate)
         else:
-            due = time.monotonic()
+            if others.is_due():
+                others.send()
+            due += others.dice.expovariate(others.rate)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ LOADS = ["idle", "50", "90", "ramp"]
 # Seconds; nothing at all is the control of the controls, and is found once in a hundred runs.
 CONTROLS = [0.0, 0.0001, 0.0003]
 GOAL_SAMPLE, GOAL_SHADOW = 1_000, 100_000
+# Of the calls that others were to make: fewer is another load than the one named.
+OTHERS = 0.8
 
 
 def number(value):
@@ -164,7 +166,11 @@ def doubts(runs):
     for about, said, verdict in runs:
         if verdict.wrong:
             found.append(f"{title(about)}: {verdict.wrong} answers were the other kind's")
-        asked, forwarded = (sum(each[what] for each in said["ended"]) for what in ("asked", "forwarded"))
+        asked, forwarded, seconds = (sum(each[what] for each in said["ended"]) for what in ("asked", "forwarded", "seconds"))
+        due = about["rate"] * seconds * (0.5 if about["load"] == "ramp" else 1)
+        made = sum(each["others"][0] for each in said["ended"])
+        if made < OTHERS * due:
+            found.append(f"{title(about)}: others made {made} calls where {due:.0f} were due")
         if about["load"] == "idle" and about["beside"] == "none" and about["mode"] != "shadow" and asked != forwarded:
             found.append(f"{title(about)}: the model was asked {asked} times for {forwarded} new pictures")
     return found

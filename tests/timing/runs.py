@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse  # noqa: E402
 import pathlib  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 
@@ -38,6 +39,8 @@ def name(mode, load, beside, seed, top):
 
 
 def main():
+    # Whoever stops a run stops its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="tests/timing/run", description=__doc__)
     parser.add_argument("what", choices=[*MODES, "matrix", "report"])
     parser.add_argument("--load", choices=list(world.LOADS), default="idle")

@@ -10,9 +10,9 @@ ABOUT = {
 }  # fmt: skip
 
 
-def saved(folder, mode, run, asked=None):
+def saved(folder, mode, run, asked=None, **about):
     samples = Samples(folder / f"{mode}-idle-none.jsonl")
-    samples.say(about=ABOUT | {"mode": mode})
+    samples.say(about=ABOUT | {"mode": mode} | about)
     looks = [samples.look("a look"), samples.look("")]
     for at, replayed in enumerate(run["replayed"].tolist()):
         samples.reply("plain", int(replayed), 0.0, float(run["latency"][at]), float(run["first"][at]), 1, *looks, int(run["truth"][at]), 0)
@@ -25,15 +25,15 @@ def test_what_was_not_found_is_said_and_fails(tmp_path, capsys):
     few = drawn_run(300)
     few["truth"][5] = -1
     saved(tmp_path, "sample", few, asked=301)
-    saved(tmp_path, "off", drawn_run(300))
+    saved(tmp_path, "off", drawn_run(300), rate=50.0)
     assert report.write(tmp_path, tmp_path, "tests/timing/run report")
     said = (tmp_path / "RESULTS.md").read_text()
     for doubt in (
         "0.1 ms added to forwarded replies were not found", "`off` was not told apart", "1 answers were the other kind's",
-        "the model was asked 301 times for 300 new pictures",
+        "the model was asked 301 times for 300 new pictures", "others made 0 calls where 50 were due",
     ):  # fmt: skip
         assert doubt in said, said
-    assert capsys.readouterr().out.count("FAILED: ") >= 4
+    assert capsys.readouterr().out.count("FAILED: ") >= 5
     assert (tmp_path / "latencies.svg").read_text().startswith("<?xml")
 
 
