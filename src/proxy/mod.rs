@@ -19,6 +19,7 @@
 //! quota.rs        and within budgets
 //! read.rs         its message into likenesses
 //! headers.rs      which of its headers a server may refuse
+//! replay.rs       ★ where a replayed row has its answer from, and what hides it
 //! release.rs      when its reply leaves
 //! forward.rs      the request that goes on to the model server
 //! upstream.rs     the model server: connections that keep themselves up
@@ -48,6 +49,7 @@ mod frame;
 mod quota;
 mod read;
 mod headers;
+mod replay;
 mod release;
 mod forward;
 mod upstream;

@@ -10,7 +10,9 @@ use super::call::Call;
 use super::predict::Predictor;
 use super::read::Asked;
 use crate::session::Store;
-use crate::timing::{Gaps, Grids, Latencies, Load, Mode, Pacer, Stratum, Target, Work, about, uniform};
+use crate::timing::{
+    Gaps, Grids, Latencies, Load, Mode, Moment, Pacer, Stratum, Target, Work, about, uniform,
+};
 
 /// What is known of time, and what waits for it.
 pub(super) struct Times {
@@ -35,7 +37,7 @@ impl Times {
 pub(super) struct Occasion {
     pub(super) mode: Mode,
     stratum: Stratum,
-    load: Load,
+    moment: Moment,
     /// Thrown once: who draws again draws the larger of two.
     dice: f64,
     target: Target,
@@ -64,8 +66,8 @@ struct Cut<'a> {
 impl Drop for Cut<'_> {
     fn drop(&mut self) {
         if !self.over {
-            let Occasion { stratum, load, .. } = self.occasion;
-            self.latencies.record_cut(stratum, *load, self.arrived.elapsed());
+            let Occasion { stratum, moment, .. } = self.occasion;
+            self.latencies.record_cut(stratum, *moment, self.arrived.elapsed());
         }
     }
 }
@@ -98,13 +100,14 @@ impl<S: Store> Predictor<S> {
             form: query.form(&self.key).rotate_left(3) ^ written,
         };
         let (calls, rested) = self.upstream.asking();
-        let load = Load::of(calls, rested);
+        let latencies = &self.times.latencies;
+        let moment = Moment { load: Load::of(calls, rested), latest: latencies.latest(&stratum) };
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
         let mode = asked.model.settings.timing;
         let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
-        let target = self.times.latencies.drawn(mode, &stratum, load, dice, patience);
-        Occasion { mode, stratum, load, dice, target }
+        let target = latencies.drawn(mode, &stratum, moment, dice, patience);
+        Occasion { mode, stratum, moment, dice, target }
     }
 
     /// What comes of asking the model for every row; where the call ends before that, by its deadline or its caller, it is known at
@@ -125,7 +128,7 @@ impl<S: Store> Predictor<S> {
     pub(super) async fn let_go(&self, call: &Call, occasion: &Occasion, origin: Origin) {
         let took = call.arrived.elapsed();
         if origin != Origin::Odd {
-            self.times.latencies.record(&occasion.stratum, occasion.load, took);
+            self.times.latencies.record(&occasion.stratum, occasion.moment, took);
         }
         if occasion.mode == Mode::Bucket {
             let grids = &self.times.grids;

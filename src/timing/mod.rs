@@ -123,6 +123,16 @@ impl Load {
     }
 }
 
+/// What is known of the model's haste when a call comes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Moment {
+    /// How busy it is.
+    pub load: Load,
+    /// How long it took for the last call of the same stratum: who compares a reply with his last forwarded one sees whether the two belong
+    /// together.
+    pub latest: Option<Duration>,
+}
+
 /// Waits for a moment.
 pub trait Pacer: Send + Sync + 'static {
     /// Ends at `moment`, or at once if it has passed. Dropping the future frees whatever waits for it.
