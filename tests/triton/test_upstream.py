@@ -124,6 +124,8 @@ def test_a_deadline_that_passes_breaks_nobody_elses_call(proxied):
         patient = {asked("clf_u8", f"patient {turn}") for turn in range(60)}
     assert {reply.result() for reply in hurried} == {4}
     assert patient == {0}
+    # What was given up is still worked on, one after another: the next test finds the model at rest.
+    assert asked("slow_u8", "last") == 0
 
 
 def test_a_deadline_that_is_far_away_changes_nothing(proxied, direct):
