@@ -101,7 +101,7 @@ impl<S: Store> Predictor<S> {
         };
         let (calls, rested) = self.upstream.asking();
         let latencies = &self.times.latencies;
-        let moment = Moment { load: Load::of(calls, rested), latest: latencies.latest(&stratum) };
+        let moment = Moment { load: Load::of(calls, rested), past: latencies.past(&stratum) };
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
         let mode = asked.model.settings.timing;

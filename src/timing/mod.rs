@@ -128,9 +128,25 @@ impl Load {
 pub struct Moment {
     /// How busy it is.
     pub load: Load,
-    /// How long it took for the last call of the same stratum: who compares a reply with his last forwarded one sees whether the two belong
-    /// together.
-    pub latest: Option<Duration>,
+    /// How long it took for calls of the same stratum before.
+    pub past: Option<Past>,
+}
+
+/// What calls of one stratum took lately: who compares a reply with his own forwarded ones before it sees whether they belong together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Past {
+    /// The last one.
+    pub latest: Duration,
+    /// The median of the last sixteen.
+    pub usual: Duration,
+}
+
+impl Past {
+    /// How unlike two pasts are: by the logarithms of their ratios, the median's at half its weight.
+    fn unlike(self, other: Self) -> f64 {
+        let ratio = |one: Duration, other: Duration| (one.as_secs_f64() / other.as_secs_f64()).ln().abs();
+        ratio(self.latest, other.latest) + ratio(self.usual, other.usual) / 2.0
+    }
 }
 
 /// Waits for a moment.

@@ -74,6 +74,12 @@ impl<T, const N: usize> Ring<T, N> {
         }
     }
 
+    /// From the newest to the oldest.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &T> {
+        let length = self.items.len();
+        (1..=length).map(move |back| &self.items[(self.next + length - back) % length])
+    }
+
     /// In no order.
     pub(super) fn items(&self) -> &[T] {
         &self.items
@@ -109,5 +115,6 @@ mod tests {
         let mut items = ring.items().to_vec();
         items.sort_unstable();
         assert_eq!(items, [5, 6, 7]);
+        assert!(ring.newest().eq(&[7, 6, 5]));
     }
 }
