@@ -1,0 +1,320 @@
+"""The rule of src/judgment once more, in numpy: for sweeps over many settings, and for an attacker who judges at home.
+
+`agreement.py` checks it against the sidecar's own rulings; nothing that is reported as Refrain's rests on this copy alone.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections import OrderedDict, deque
+
+import numpy as np
+
+# Set bits of every byte.
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
+
+FORWARD, REPLAY, REFUSE = "forward", "replay", "refuse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The settings of `[judgment]`, and of `[store]` as far as they decide; the names are theirs."""
+
+    profile: str = "hardened"
+    threshold: float = 0.1
+    tolerance: int = 0
+    flat_contrast: float = 4.0
+    cell_level: int = 16
+    cell_contrast: float = 0.5
+    reuse_bits: int = 10
+    reuse_positions: int = 30
+    reuse_cells: int = 63
+    guard_share: float = 0.95
+    guard_level: int = 20
+    guard_cell: int = 40
+    suspect_bits: int = 25
+    suspect_positions: int = 102
+    suspect_cells: int = 12
+    suspect_level: int = 10
+    suspect_cast_level: int = 8
+    on_suspected: str = "reject"
+    anchors_never_hit: int = 128
+    anchors_hit: int = 128
+    ghosts: int = 1024
+    suspicions: int = 8
+
+    def settings(self, section):
+        """What of `[judgment]` or `[store]` differs from the defaults, as a dictionary."""
+        store = {"anchors_never_hit", "anchors_hit", "ghosts", "suspicions"}
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "profile"}
+        return {name: value for name, value in changed.items() if (name in store) == (section == "store")}
+
+
+def _weights(source, result):
+    """How much of each source pixel lies under each result pixel, in whole steps of their common grid."""
+    common = math.gcd(source, result)
+    at, to = np.arange(source), np.arange(result)[:, None]
+    shared = np.minimum((at + 1) * result, (to + 1) * source) - np.maximum(at * result, to * source)
+    return (np.maximum(shared, 0) // common).astype(np.float64)
+
+
+def _sums(pictures, height, width):
+    """Weighted sums under each result pixel, and what the weights of one add up to."""
+    down, across = _weights(pictures.shape[1], height), _weights(pictures.shape[2], width)
+    rows = np.einsum("yh,nhwc->nywc", down, pictures.astype(np.float64), optimize=True)
+    return np.einsum("xw,nywc->nyxc", across, rows, optimize=True), down[0].sum() * across[0].sum()
+
+
+def area_average(pictures, height, width):
+    """The exact area average, halves rounded up: (n, h, w, 3) levels to (n, height, width, 3)."""
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    sums, weight = _sums(pictures, height, width)
+    return ((sums + weight // 2) // weight).astype(np.uint8)
+
+
+def _cosines(side):
+    """The rows of the orthonormal DCT-II of which the sixteen lowest frequencies are kept."""
+    frequency, at = np.arange(16)[:, None], np.arange(side)
+    basis = np.cos(np.pi * (2 * at + 1) * frequency / (2 * side)) * np.sqrt(2 / side)
+    basis[0] /= np.sqrt(2)
+    return basis
+
+
+def _thumbnails(pictures):
+    return pictures if max(pictures.shape[1:3]) <= 32 else area_average(pictures, 32, 32)
+
+
+class Likenesses:
+    """What is kept of each of many pictures of one size, (n, h, w, 3) levels, to compare them by."""
+
+    def __init__(self, pictures, rules=None):
+        rules = rules or Rules()
+        pictures = np.ascontiguousarray(pictures, np.uint8)
+        count = len(pictures)
+        self.digests = [hashlib.blake2b(picture.tobytes() + str(picture.shape).encode(), digest_size=16).digest() for picture in pictures]
+        self.thumbnails = _thumbnails(pictures)
+        side = 16 if max(pictures.shape[1:3]) <= 32 else 32
+        self.sides = np.full(count, side)
+
+        sums, weight = _sums(self.thumbnails, side, side)
+        grey = sums @ np.array([299.0, 587.0, 114.0]) / (1000 * weight)
+        basis = _cosines(side)
+        block = np.floor(basis @ grey @ basis.T + 0.5 + 1e-6).astype(np.int64).reshape(count, 256)
+        total, direct = block.sum(1), block[:, 0]
+        if rules.profile == "paper":
+            bits = block * 256 > total[:, None]
+            self.flat = np.zeros(count, bool)
+        else:
+            mean = (2 * (total - direct) + 255) // 510
+            bits = block > np.maximum(mean, 0)[:, None]
+            self.flat = (block[:, 1:] ** 2).sum(1) < rules.flat_contrast**2 * side * side
+        self.hashes = np.packbits(bits, axis=1)
+
+        self.fine = area_average(self.thumbnails, 8, 8).reshape(count, 64, 3)
+        self.coarse = area_average(self.thumbnails, 4, 4).reshape(count, 16, 3)
+        fine = self.fine.astype(np.int64)
+        spread = (64 * (fine**2).sum(1) - fine.sum(1) ** 2).sum(1)
+        self.deviations = np.sqrt(spread / (3 * 64 * 64)).astype(np.float32)
+        shown = area_average(self.thumbnails, side, side) if rules.profile == "paper" else self.thumbnails
+        wide = shown.reshape(count, -1, 3).astype(np.uint32)
+        self.positions = wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
+
+    def __len__(self):
+        return len(self.digests)
+
+    @classmethod
+    def joined(cls, parts):
+        """One of many, all with thumbnails of one size."""
+        whole = object.__new__(cls)
+        whole.digests = [digest for part in parts for digest in part.digests]
+        for name in ("thumbnails", "sides", "flat", "hashes", "fine", "coarse", "deviations", "positions"):
+            setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
+        return whole
+
+
+@dataclasses.dataclass
+class Distances:
+    """How far one row is from each of some anchors, by every measure."""
+
+    bits: np.ndarray
+    positions: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+    cast: np.ndarray
+
+    def reach(self, rules, of=1024):
+        """For each anchor the innermost radius and its first reason: arrays of "reuse", "suspect" or "" and of names."""
+        positions = lambda limit: limit * of // 1024  # noqa: E731
+        tests = [
+            ("reuse", "bits", self.bits <= rules.reuse_bits),
+            ("reuse", "pixels", self.positions <= positions(rules.reuse_positions)),
+            ("reuse", "cells", self.fine >= rules.reuse_cells),
+            ("suspect", "bits", self.bits <= rules.suspect_bits),
+            ("suspect", "pixels", self.positions <= positions(rules.suspect_positions)),
+            ("suspect", "coarse", self.coarse >= rules.suspect_cells),
+            ("suspect", "colour_cast", self.cast >= rules.suspect_cells),
+        ]
+        hits = [hit for _, _, hit in tests]
+        return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
+
+
+def _apart(a, b):
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def coarsely(likenesses, row, coarse, rules):
+    """How many coarse cells are near, as they are and without the median colour cast."""
+    near = (_apart(coarse, likenesses.coarse[row]).max(2) <= rules.suspect_level).sum(1)
+    difference = coarse.astype(np.int16) - likenesses.coarse[row]
+    ranked = np.sort(difference, axis=1)
+    cast = ranked[:, 7] + ranked[:, 8]
+    after = (np.abs(2 * difference - cast[:, None]) <= 2 * rules.suspect_cast_level).all(2).sum(1)
+    return near, after
+
+
+def distances(likenesses, row, anchors, rules):
+    """From one row to the anchors, both by their places in `likenesses`."""
+    bits = ONES[likenesses.hashes[anchors] ^ likenesses.hashes[row]].sum(1, dtype=np.int64)
+    if rules.profile == "hardened":
+        bits = np.where(likenesses.flat[anchors] | likenesses.flat[row], 10_000, bits)
+    if rules.tolerance == 0:
+        positions = (likenesses.positions[anchors] != likenesses.positions[row]).sum(1)
+    else:
+        positions = (_apart(likenesses.thumbnails[anchors], likenesses.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
+    smaller = np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])
+    level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
+    fine = (_apart(likenesses.fine[anchors], likenesses.fine[row]).max(2) <= level[:, None]).sum(1)
+    coarse, cast = coarsely(likenesses, row, likenesses.coarse[anchors], rules)
+    return Distances(bits, positions, fine, coarse, cast)
+
+
+def guards(likenesses, row, anchors, rules):
+    """Whether each anchor's answer may serve the row."""
+    thumbnails = likenesses.thumbnails
+    outside = int((1 - rules.guard_share) * thumbnails.shape[1] * thumbnails.shape[2] + 1e-6)
+    beyond = (_apart(thumbnails[anchors], thumbnails[row]).max(3) > rules.guard_level).sum((1, 2))
+    farthest = _apart(likenesses.fine[anchors], likenesses.fine[row]).max((1, 2))
+    return (beyond <= outside) & (farthest <= rules.guard_cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruled:
+    """What became of one row, why, whether it counts, and which row answers for it."""
+
+    ruling: str
+    reason: str
+    suspect: bool = False
+    anchor: int | None = None
+
+
+class Session:
+    """One caller's past with one model in one view; time stands still."""
+
+    def __init__(self, likenesses, rules):
+        self.of, self.rules = likenesses, rules
+        self.never_hit, self.hit = deque(), OrderedDict()
+        self.ghosts, self.answered, self.suspicion = deque(), {}, 0
+
+    def judge(self, row):
+        """Rules on the row at this place of the likenesses, and remembers it."""
+        ruled = self._by_the_paper(row) if self.rules.profile == "paper" else self._hardened(row)
+        if ruled.ruling == FORWARD:
+            if ruled.suspect:
+                self.suspicion = min(self.suspicion + 1, self.rules.suspicions)
+            self._add(row)
+        elif ruled.ruling == REPLAY and self.rules.profile == "hardened" and ruled.reason != "exact":
+            self.answered[self.of.digests[row]] = ruled.anchor
+            self._promote(ruled.anchor)
+        return ruled
+
+    def _anchors(self):
+        return np.fromiter([*self.never_hit, *self.hit], np.int64)
+
+    def _add(self, row):
+        self.never_hit.append(row)
+        kept = 1 if self.rules.profile == "paper" else self.rules.anchors_never_hit
+        while len(self.never_hit) > kept:
+            self._leave(self.never_hit.popleft())
+
+    def _leave(self, anchor):
+        self.ghosts.append(anchor)
+        while len(self.ghosts) > self.rules.ghosts:
+            self.ghosts.popleft()
+
+    def _promote(self, anchor):
+        if anchor in self.hit:
+            self.hit.move_to_end(anchor)
+            return
+        self.never_hit.remove(anchor)
+        self.hit[anchor] = None
+        while len(self.hit) > self.rules.anchors_hit:
+            self._leave(self.hit.popitem(last=False)[0])
+
+    def _nearest(self, row, anchors):
+        pixels = self.of.thumbnails
+        difference = np.abs(pixels[anchors].astype(np.int16) - pixels[row]).sum((1, 2, 3))
+        return int(anchors[np.argmin(difference)])
+
+    def _by_the_paper(self, row):
+        if not self.never_hit:
+            return Ruled(FORWARD, "new")
+        anchor = self.never_hit[0]
+        if self.of.digests[anchor] == self.of.digests[row]:
+            return Ruled(REPLAY, "exact", anchor=anchor)
+        bits = int(ONES[self.of.hashes[anchor] ^ self.of.hashes[row]].sum())
+        if bits <= int(self.rules.threshold * 256 + 1e-6):
+            return Ruled(REPLAY, "bits", anchor=anchor)
+        of = int(self.of.sides[row]) ** 2
+        same = self.of.sides[anchor] == self.of.sides[row]
+        positions = int((self.of.positions[anchor] != self.of.positions[row]).sum()) if same else of
+        similar = positions <= int(self.rules.threshold * of + 1e-6)
+        return Ruled(REPLAY, "pixels", anchor=anchor) if similar else Ruled(FORWARD, "new")
+
+    def _hardened(self, row):
+        rules, digest = self.rules, self.of.digests[row]
+        anchors = self._anchors()
+        before = self.answered.get(digest)
+        if before is not None and before in anchors:
+            return Ruled(REPLAY, "exact", anchor=before)
+        exact = [anchor for anchor in anchors if self.of.digests[anchor] == digest]
+        if not exact and any(self.of.digests[ghost] == digest for ghost in self.ghosts):
+            return Ruled(FORWARD, "exact")
+        if exact:
+            return Ruled(REPLAY, "exact", anchor=int(exact[0]))
+        near = np.zeros(0, np.int64)
+        if len(anchors):
+            of = self.of.thumbnails.shape[1] * self.of.thumbnails.shape[2]
+            radius, reason = distances(self.of, row, anchors, rules).reach(rules, of)
+            within = radius != ""
+            near, radius, reason = anchors[within], radius[within], reason[within]
+        if len(near):
+            guarded = guards(self.of, row, near, rules)
+            reusable = guarded & (radius == "reuse")
+            if reusable.any():
+                anchor = self._nearest(row, near[reusable])
+                return Ruled(REPLAY, str(reason[near == anchor][0]), anchor=anchor)
+            closest = self._nearest(row, near)
+            why = str(reason[near == closest][0]) if radius[near == closest][0] == "suspect" else "unguarded"
+        elif self._haunted(row):
+            guarded, why = np.zeros(0, bool), "ghost"
+        else:
+            return Ruled(FORWARD, "new")
+        if self.suspicion < rules.suspicions:
+            return Ruled(FORWARD, why, suspect=True)
+        if guarded.any():
+            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near[guarded]))
+        if rules.on_suspected == "forward":
+            return Ruled(FORWARD, why, suspect=True)
+        if rules.on_suspected == "replay" and len(near):
+            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near))
+        return Ruled(REFUSE, "suspected", suspect=True)
+
+    def _haunted(self, row):
+        if not self.ghosts:
+            return False
+        ghosts = np.fromiter(self.ghosts, np.int64)
+        bits = ONES[self.of.hashes[ghosts] ^ self.of.hashes[row]].sum(1, dtype=np.int64)
+        hashed = ~self.of.flat[ghosts] & ~self.of.flat[row]
+        near, cast = coarsely(self.of, row, self.of.coarse[ghosts], self.rules)
+        return bool(((hashed & (bits <= self.rules.suspect_bits)) | (near >= self.rules.suspect_cells) | (cast >= self.rules.suspect_cells)).any())
