@@ -9,7 +9,7 @@ MODELS = ROOT / "target" / "evaluation" / "models"
 
 # Trained by train.py, in the order of what they cost; the first name is the trained one that a package holds.
 CONVERTED = "cifar-10-model"
-TRAINED = ["lenet", "pure_cnn", "net_in_net", "resnet", "densenet", "wide_resnet"]
+TRAINED = ["lenet", "cnn", "net_in_net", "resnet", "pure_cnn", "wide_resnet", "densenet"]
 
 
 def path(name):
