@@ -1,0 +1,117 @@
+"""What Refrain costs honest callers: rows not forwarded, wrong answers, sessions suspected, by kind of traffic and profile.
+
+A wrong answer is a replay whose top-1 class differs from what the model says, asked directly, for that very picture.
+"""
+
+import argparse
+import collections
+import sys
+
+import numpy as np
+import recorded
+from asking import Asker, Refused
+from decisions import ADMIN, Decisions
+from entries import World
+from honest.kinds import KINDS
+
+
+class Truth:
+    """What the model itself says, asked past Refrain; each picture once."""
+
+    def __init__(self, world):
+        self.askers = {model: Asker(world.address("bare"), model) for model in ("cifar", "photos")}
+        self.known = {}
+
+    def of(self, model, picture):
+        key = hash((model, picture.tobytes()))
+        if key not in self.known:
+            self.known[key] = self.askers[model].ask(picture).label
+        return self.known[key]
+
+
+def caller(address, truth, model, pictures):
+    """One session: what became of each row."""
+    asker, seen = Asker(address, model), collections.Counter()
+    for picture in pictures:
+        seen["rows"] += 1
+        try:
+            answer = asker.ask(picture)
+        except Refused:
+            seen["refused"] += 1
+            continue
+        seen["replayed"] += answer.replayed
+        seen["wrong"] += answer.replayed and answer.label != truth.of(model, picture)
+    seen["sessions"], seen["refused_sessions"] = 1, int(seen["refused"] > 0)
+    return seen
+
+
+def measure(world, profiles, kinds, count, seed, truth):
+    """Rows of figures, one for each kind and profile."""
+    found = []
+    addresses = {}
+    for profile, top in profiles.items():
+        address = world.configured(top, ADMIN)
+        addresses[profile] = address, Decisions(world.proxies.started[-1])
+    for kind in kinds:
+        asked = kind.made(count(kind), seed)
+        for profile, (address, says) in addresses.items():
+            says.since()
+            total = collections.Counter()
+            for pictures in asked:
+                total += caller(address, truth, kind.model, pictures)
+            reasons = {f"{ruling} {reason}": rows for (ruling, reason), rows in sorted(says.since().items())}
+            told = sum(rows for key, rows in reasons.items() if key.startswith("replay"))
+            assert told == total["replayed"], f"{kind.name}: {total['replayed']} replays seen, Refrain tells of {told}"
+            figures = {key: total[key] for key in ("rows", "sessions", "replayed", "refused", "wrong", "refused_sessions")}
+            suspects = sum(rows for key, rows in reasons.items() if key.split()[0] == "forward" and key.split()[1] not in ("new", "exact"))
+            found.append({"kind": kind.name, "profile": profile, "suspect": suspects, **figures, "reasons": reasons})
+            print(kind.name, profile, figures, reasons, file=sys.stderr, flush=True)
+    return found
+
+
+def row_of(kind, figures):
+    rows = figures["rows"]
+    goal = "" if kind.goal is None else recorded.percent(kind.goal) + (" met" if figures["wrong"] <= kind.goal * rows else " **missed**")
+    return [
+        kind.name,
+        figures["profile"],
+        f"{rows:,} / {figures['sessions']}",
+        recorded.percent(figures["replayed"] / rows),
+        recorded.percent(figures["refused"] / rows),
+        recorded.percent(figures["suspect"] / rows),
+        f"{figures['refused_sessions']}",
+        recorded.rate(figures["wrong"], rows),
+        goal,
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=2_500, help="rows of each kind on CIFAR-10; photographs: a quarter")
+    parser.add_argument("--training", type=int, default=15_360, help="rows of CIFAR-10's training images")
+    parser.add_argument("--only", nargs="*", help="kinds by name")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    kinds = [kind for kind in KINDS if not args.only or kind.name in args.only]
+
+    def count(kind):
+        return args.training if kind.name == "cifar-training" else args.images if kind.model == "cifar" else max(40, args.images // 4)
+
+    profiles = {"hardened": 'profile = "hardened"\n', "paper": 'profile = "paper"\n'}
+    with World("cifar", "photos") as world:
+        found = measure(world, profiles, kinds, count, args.seed, Truth(world))
+    by_name = {kind.name: kind for kind in kinds}
+    head = ["traffic", "profile", "rows / callers", "replayed", "refused", "suspect, forwarded", "callers with refusals", "wrong answers", "goal"]
+    text = recorded.table(head, [row_of(by_name[figures["kind"]], figures) for figures in found])
+    text += "\n" + "\n".join(f"* **{kind.name}**: {kind.about}." for kind in kinds) + "\n"
+    text += (
+        "\nThe CIFAR-10 classifier was trained on the training images, so its answers for them are surer than for new pictures: they count for "
+        "the share of rows short-circuited. A bound in the table is the upper 95 % bound (Clopper-Pearson).\n"
+    )
+    recorded.write("honest" if not args.only else "honest-part", "What it costs honest callers", text, found, args.seed)
+    print(text)
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise")
+    main()
