@@ -5,6 +5,7 @@ A wrong answer is a replay whose top-1 class differs from what the model says, a
 
 import argparse
 import collections
+import itertools
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ import recorded
 from asking import Asker, Refused
 from decisions import ADMIN, Decisions
 from entries import World
-from honest.kinds import KINDS
+from honest.kinds import DISTINCT, KINDS
 
 
 class Truth:
@@ -54,6 +55,7 @@ def measure(world, profiles, kinds, count, seed, truth):
         addresses[profile] = address, Decisions(world.proxies.started[-1])
     for kind in kinds:
         asked = kind.made(count(kind), seed)
+        unrest = _unrest(truth, kind, asked)
         for profile, (address, says) in addresses.items():
             says.since()
             total = collections.Counter()
@@ -64,9 +66,18 @@ def measure(world, profiles, kinds, count, seed, truth):
             assert told == total["replayed"], f"{kind.name}: {total['replayed']} replays seen, Refrain tells of {told}"
             figures = {key: total[key] for key in ("rows", "sessions", "replayed", "refused", "wrong", "refused_sessions")}
             suspects = sum(rows for key, rows in reasons.items() if key.split()[0] == "forward" and key.split()[1] not in ("new", "exact"))
-            found.append({"kind": kind.name, "profile": profile, "suspect": suspects, **figures, "reasons": reasons})
+            found.append({"kind": kind.name, "profile": profile, "suspect": suspects, "unrest": unrest, **figures, "reasons": reasons})
             print(kind.name, profile, figures, reasons, file=sys.stderr, flush=True)
     return found
+
+
+def _unrest(truth, kind, asked):
+    """How often the model's own answers to neighbouring rows differ: what no memory can follow. Where rows are near-copies only."""
+    if kind.goal == DISTINCT:
+        return None
+    labels = [[truth.of(kind.model, picture) for picture in pictures] for pictures in asked]
+    pairs = [a != b for own in labels for a, b in itertools.pairwise(own)]
+    return sum(pairs) / len(pairs)
 
 
 def row_of(kind, figures):
@@ -82,6 +93,7 @@ def row_of(kind, figures):
         f"{figures['refused_sessions']}",
         recorded.rate(figures["wrong"], rows),
         goal,
+        "" if figures["unrest"] is None else recorded.percent(figures["unrest"]),
     ]
 
 
@@ -101,10 +113,11 @@ def main():
     with World("cifar", "photos") as world:
         found = measure(world, profiles, kinds, count, args.seed, Truth(world))
     by_name = {kind.name: kind for kind in kinds}
-    head = ["traffic", "profile", "rows / callers", "replayed", "refused", "suspect, forwarded", "callers with refusals", "wrong answers", "goal"]
+    head = ["traffic", "profile", "rows / callers", "replayed", "refused", "suspect, forwarded", "callers with refusals", "wrong answers", "goal", "model's own unrest"]
     text = recorded.table(head, [row_of(by_name[figures["kind"]], figures) for figures in found])
     text += "\n" + "\n".join(f"* **{kind.name}**: {kind.about}." for kind in kinds) + "\n"
     text += (
+        "\n*The model's own unrest*: how often its answers to neighbouring rows differ, asked directly.\n"
         "\nThe CIFAR-10 classifier was trained on the training images, so its answers for them are surer than for new pictures: they count for "
         "the share of rows short-circuited. A bound in the table is the upper 95 % bound (Clopper-Pearson).\n"
     )

@@ -1,6 +1,7 @@
 """Honest callers by kind: each is a list of sessions, each session the pictures that one caller asks about, in order."""
 
 import dataclasses
+import functools
 import io
 from collections.abc import Callable
 
@@ -63,10 +64,11 @@ def faded(pictures, share, towards):
 # Photographs, 224 x 224
 
 
-def photographs(half=None):
-    """Every photograph once; of the tuning half every second, of the report half the others."""
+@functools.cache
+def photographs():
+    """Every photograph once, to the last byte."""
     found = [data.squared(picture, SIDE) for _, picture in sorted(data.photos().items())] + labelled()
-    return found if half is None else found[half::2]
+    return list({picture.tobytes(): picture for picture in found}.values())
 
 
 def labelled():
@@ -74,14 +76,21 @@ def labelled():
     return [data.squared(np.asarray(Image.open(file).convert("RGB")), SIDE) for file in sorted(folder.glob("imagenet_*.jpg"))]
 
 
-def tiles(count, seed):
-    """Squares cut out of large photographs side by side, as maps and scans are asked about."""
+@functools.cache
+def cut():
+    """Squares cut out of large photographs side by side."""
     found = []
     for _, picture in sorted(data.photos().items()):
         edge = max(SIDE, min(picture.shape[:2]) // 6)
         for top in range(0, picture.shape[0] - edge + 1, edge):
             for left in range(0, picture.shape[1] - edge + 1, edge):
                 found.append(data.squared(picture[top : top + edge, left : left + edge], SIDE))
+    return found
+
+
+def tiles(count, seed):
+    """Parts of one large picture, as maps and scans are asked about."""
+    found = cut()
     order = np.random.default_rng(seed).permutation(len(found))[:count]
     return sessions(np.stack([found[at] for at in order]))
 
