@@ -1,0 +1,69 @@
+"""One cell of a table: an attack on so many pictures, through one guard, each attempt by a caller of its own."""
+
+import dataclasses
+
+import classifiers
+import data
+import numpy as np
+from asking import Asker
+from report import percent, share, upper
+
+from attacks.attempt import Attempt, judged
+
+
+@dataclasses.dataclass
+class Cell:
+    """All attempts of one attack through one guard."""
+
+    outcomes: list
+
+    def hits(self, way):
+        return sum(getattr(outcome, way) for outcome in self.outcomes)
+
+    def rate(self, way):
+        return share(self.hits(way), len(self.outcomes))
+
+    def three(self):
+        """The three counts of success, as the tables write them: seen / bare / fresh, and the upper bound of the first."""
+        of = len(self.outcomes)
+        seen = self.hits("seen")
+        ways = " / ".join(percent(self.hits(way) / of) for way in ("seen", "bare", "fresh"))
+        return f"**{ways}** (≤ {percent(upper(seen, of))})"
+
+    def queries(self):
+        """The median number of queries of the attempts that were seen to succeed."""
+        spent = [outcome.queries for outcome in self.outcomes if outcome.seen]
+        return f"{np.median(spent):.0f}" if spent else "-"
+
+    def rows(self):
+        return [dataclasses.astuple(outcome) for outcome in self.outcomes]
+
+
+FIELDS = ["index", "seen", "bare", "fresh", "queries", "tries", "forwarded", "refused"]
+
+
+class Ground:
+    """A classifier, and pictures of a split that it gets right, chosen by the seed."""
+
+    def __init__(self, world, model, images, seed, split="report"):
+        self.world, self.model, self.seed = world, model, seed
+        self.local = classifiers.local(model)
+        self.pictures, self.labels = data.split(split)
+        found = np.concatenate([self.local(part).argmax(1) for part in np.array_split(self.pictures, 10)])
+        right = np.flatnonzero(found == self.labels)
+        self.chosen = np.random.default_rng(seed).permutation(right)[:images]
+
+    def target(self, index):
+        """Another class than the picture's own, by the seed."""
+        return int((self.labels[index] + 1 + np.random.default_rng([self.seed, int(index)]).integers(9)) % 10)
+
+    def cell(self, guard, attack, within, budget, clean=True, targeted=False):
+        outcomes, address = [], self.world.address(guard)
+        for index in self.chosen:
+            np.random.seed((self.seed * 100_003 + int(index)) % 2**32)
+            asker = Asker(address, self.model, budget=budget)
+            target = self.target(index) if targeted else None
+            attempt = Attempt(asker, self.pictures[index], self.labels[index], within, target, clean)
+            ended = attempt.run(attack)
+            outcomes.append(judged(attempt, int(index), ended, self.local, address))
+        return Cell(outcomes)

@@ -1,0 +1,154 @@
+"""The paper's tables and the other attacks: `tables.py one_pixel|jsma|searches|classifiers [--images N] [--queries N] [--seed S]`."""
+
+import argparse
+
+from world import World  # first: it says where the others are
+
+import classifiers
+import data
+from report import Section, percent, share, table
+
+from attacks import library, norms, paper
+from attacks.cells import FIELDS, Ground
+
+THREE = "Each cell: a wrong label seen within the norm in the attacker's own session / his last picture fools the model itself / it fools it through the guard in a fresh session (upper 95 % bound of the first)."
+SENT = "*Sent first*: the attacker sends the clean picture before his probes; *not sent*: he never does."
+
+
+def arrow(pair):
+    return f"{percent(pair[0])} → {percent(pair[1])}"
+
+
+class Rows:
+    """Cells as rows of a table, written as they come."""
+
+    def __init__(self, section, head, before=""):
+        self.section, self.head, self.before, self.rows = section, head, before, []
+        section.data.update(fields=FIELDS, cells=[])
+
+    def add(self, row, **cells):
+        self.rows.append(row)
+        for name, cell in cells.items():
+            self.section.data["cells"].append({"row": row[:3], "cell": name, "outcomes": cell.rows()})
+        self.section.text = self.before + "\n\n" + table(self.head, self.rows)
+        self.section.write()
+        print(row, flush=True)
+
+
+def of_classifiers(asked):
+    """Each classifier's accuracy on the report split."""
+    pictures, labels = data.split("report")
+    rows = []
+    with Section("classifiers", "The classifiers", asked.seed) as section:
+        for name in classifiers.made():
+            right = int((classifiers.local(name)(pictures).argmax(1) == labels).sum())
+            about = classifiers.about(name)
+            made = f"{about['epochs']} epochs in {about['seconds']} s" if about else "as it comes (PyPI cifar-10-model 7.4.0)"
+            rows.append([name, f"{percent(right / len(labels))}", f"{about.get('parameters', 968_394):,}", made])
+        section.text = "Accuracy on the 2,500 test images of the report split.\n\n" + table(["classifier", "accuracy", "parameters", "trained"], rows)
+        section.data["classifiers"] = rows
+
+
+def of_one_pixel(asked):
+    """Tables 2 and 3."""
+    models = [name for name in asked.models or classifiers.made() if name in paper.ONE_PIXEL]
+    with Section("one_pixel", "The paper's Tables 2 and 3: the one-pixel attack", asked.seed) as section, World(models) as world:
+        head = ["model", "pixels", "", "the paper, without → with", "bare: seen", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
+        rows = Rows(section, head, f"{asked.images} pictures a cell that the bare model gets right, at most {asked.queries:,} queries each. {THREE} {SENT}")
+        for model in models:
+            ground = Ground(world, model, asked.images, asked.seed)
+            for count in (1, 3, 5):
+                for targeted in (True, False):
+                    attack, within = library.one_pixel(count), norms.pixels(count)
+                    cells = {
+                        "bare": ground.cell("bare", attack, within, asked.queries, targeted=targeted),
+                        "paper": ground.cell("paper", attack, within, asked.queries, targeted=targeted),
+                        "hardened": ground.cell("hardened", attack, within, asked.queries, targeted=targeted),
+                        "hardened, not sent": ground.cell("hardened", attack, within, asked.queries, clean=False, targeted=targeted),
+                    }
+                    printed = arrow(paper.ONE_PIXEL[model][count][0 if targeted else 1])
+                    three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent")]
+                    rows.add([model, count, "targeted" if targeted else "not targeted", printed, cells["bare"].rate("seen"), *three], **cells)
+
+
+def of_jsma(asked):
+    """Table 1."""
+    from attacks.saliency import GAMMA, jsma
+    from classifiers.gradients import Known
+
+    models = [name for name in asked.models or classifiers.made() if name in paper.JSMA]
+    with Section("jsma", "The paper's Table 1: JSMA", asked.seed) as section, World(models) as world:
+        head = ["model", "theta", "the paper, without → with", "bare: seen", "`paper`, after its clean picture", "`hardened`, after it", "`hardened`, without it", "`hardened`, predictions by the service"]
+        before = (
+            f"{asked.images} pictures a cell that the bare model gets right, each towards one other class, at most {100 * GAMMA:.1f} % of the channel values changed. "
+            "JSMA has the model itself: it needs no query, and what it makes is submitted once, after its clean picture or without it. "
+            f"In the last column the service's answers end the search, and every step is a query. {THREE}"
+        )
+        rows = Rows(section, head, before)
+        within = norms.features(GAMMA + 0.001)  # the toolbox stops after the step that passes it
+        for model in models:
+            ground, known = Ground(world, model, asked.images, asked.seed), Known(model)
+            for theta, printed in paper.JSMA[model].items():
+                once, steps = jsma(theta, known, online=False), jsma(theta, known, online=True)
+                cells = {
+                    "bare": ground.cell("bare", once, within, asked.queries, targeted=True),
+                    "paper": ground.cell("paper", once, within, asked.queries, targeted=True),
+                    "hardened": ground.cell("hardened", once, within, asked.queries, targeted=True),
+                    "hardened, not sent": ground.cell("hardened", once, within, asked.queries, clean=False, targeted=True),
+                    "hardened, steps": ground.cell("hardened", steps, within, asked.queries, targeted=True),
+                }
+                three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent", "hardened, steps")]
+                rows.add([model, theta, arrow(printed), cells["bare"].rate("seen"), *three], **cells)
+
+
+SEARCHES = {
+    "Square 8/255": (library.square(8), norms.linf(8)),
+    "Square 16/255": (library.square(16), norms.linf(16)),
+    "Square 24/255": (library.square(24), norms.linf(24)),
+    "SimBA": (library.simba, norms.l2()),
+    "HopSkipJump": (library.hop_skip_jump, norms.l2()),
+    "Boundary": (library.boundary, norms.l2()),
+    "ZOO": (library.zoo, norms.l2()),
+}
+
+
+def of_searches(asked):
+    """Square, SimBA, HopSkipJump, Boundary, ZOO."""
+    models = asked.models or [classifiers.CONVERTED]
+    with Section("searches", "Other attacks that search by asking", asked.seed) as section, World(models) as world:
+        head = ["model", "attack", "queries", "bare: seen", "one try", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
+        before = (
+            f"{asked.images} pictures a row that the bare model gets right. {THREE} {SENT} The norm of Square is L-infinity as named, of the others L2/sqrt(d) ≤ 0.05. "
+            "*One try*: the bare model is fooled by the first picture within the norm that the attack makes, before it has learnt anything; no defence that compares queries can stop that where the clean picture is not sent."
+        )
+        rows = Rows(section, head, before)
+        for model in models:
+            ground = Ground(world, model, asked.images, asked.seed)
+            for name, (attack, within) in SEARCHES.items():
+                if asked.only and name not in asked.only:
+                    continue
+                for queries in asked.budgets:
+                    cells = {
+                        "bare": ground.cell("bare", attack, within, queries),
+                        "paper": ground.cell("paper", attack, within, queries),
+                        "hardened": ground.cell("hardened", attack, within, queries),
+                        "hardened, not sent": ground.cell("hardened", attack, within, queries, clean=False),
+                    }
+                    at_once = share(sum(outcome.seen and outcome.tries <= 1 for outcome in cells["bare"].outcomes), len(ground.chosen))
+                    three = [cells[each].three() for each in ("paper", "hardened", "hardened, not sent")]
+                    rows.add([model, name, f"{queries:,}", f"{cells['bare'].rate('seen')}, median {cells['bare'].queries()}", at_once, *three], **cells)
+
+
+COMMANDS = {"classifiers": of_classifiers, "one_pixel": of_one_pixel, "jsma": of_jsma, "searches": of_searches}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=COMMANDS)
+    parser.add_argument("--images", type=int, default=100, help="pictures in each cell")
+    parser.add_argument("--queries", type=int, default=10_000, help="the budget of an attempt")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[1_000, 10_000], help="those of `searches`")
+    parser.add_argument("--models", nargs="+", help="classifiers (default: those of the table that are there)")
+    parser.add_argument("--only", nargs="+", help="attacks of `searches`")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    COMMANDS[asked.name](asked)
