@@ -78,7 +78,7 @@ class Section:
         }
         made = f"`{command}`, seed {self.seed}, commit {self.commit}, {self.date}, {MACHINE}, {about['seconds'] / 60:.0f} min"
         (RESULTS / f"{self.name}.md").write_text(f"## {self.title}\n\n{self.text.strip()}\n\n<sub>{made}</sub>\n")
-        (RESULTS / f"{self.name}.json").write_text(json.dumps({"about": about, **self.data}, indent=1, default=float) + "\n")
+        (RESULTS / f"{self.name}.json").write_text(json.dumps({"about": about, **self.data}, default=float) + "\n")
         compose()
 
 

@@ -2,14 +2,12 @@
 
 import argparse
 
-from world import World  # first: it says where the others are
-
 import classifiers
 import data
-from report import Section, percent, share, table
-
 from attacks import library, norms, paper
 from attacks.cells import FIELDS, Ground
+from report import Section, percent, share, table
+from world import World  # first: it says where the others are
 
 THREE = "Each cell: a wrong label seen within the norm in the attacker's own session / his last picture fools the model itself / it fools it through the guard in a fresh session (upper 95 % bound of the first)."
 SENT = "*Sent first*: the attacker sends the clean picture before his probes; *not sent*: he never does."
