@@ -32,6 +32,9 @@ def share(hits, of):
 
 
 def percent(value):
+    """Per cent, with more digits the smaller it is."""
+    if value == 0:
+        return "0 %"
     digits = 0 if value >= 0.095 else 1 if value >= 0.0095 else 3
     return f"{100 * value:.{digits}f} %"
 

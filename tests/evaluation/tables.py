@@ -9,7 +9,7 @@ from attacks.cells import FIELDS, Ground
 from report import Section, percent, share, table
 from world import World  # first: it says where the others are
 
-THREE = "Each cell: a wrong label seen within the norm in the attacker's own session / his last picture fools the model itself / it fools it through the guard in a fresh session (upper 95 % bound of the first)."
+THREE = "Each cell: a wrong label seen within the norm in the attacker's own session / his last picture fools the model itself / it fools it through the guard in a fresh session (upper 95 % bound of the first; how many were seen at the first picture within the norm)."
 SENT = "*Sent first*: the attacker sends the clean picture before his probes; *not sent*: he never does."
 
 
@@ -132,7 +132,7 @@ def of_searches(asked):
                         "hardened": ground.cell("hardened", attack, within, queries),
                         "hardened, not sent": ground.cell("hardened", attack, within, queries, clean=False),
                     }
-                    at_once = share(sum(outcome.seen and outcome.tries <= 1 for outcome in cells["bare"].outcomes), len(ground.chosen))
+                    at_once = share(cells["bare"].at_once(), len(ground.chosen))
                     three = [cells[each].three() for each in ("paper", "hardened", "hardened, not sent")]
                     rows.add([model, name, f"{queries:,}", f"{cells['bare'].rate('seen')}, median {cells['bare'].queries()}", at_once, *three], **cells)
 

@@ -6,8 +6,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: two cores carry t
 
 import pathlib  # noqa: E402
 import shutil  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
+import threading  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("servers", "evaluation")]
@@ -61,6 +63,8 @@ class World:
         self.triton = Triton(names)
 
     def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
         self.folder = tempfile.TemporaryDirectory(prefix="refrain-evaluation-")
         self.proxies = Refrains(pathlib.Path(self.folder.name))
         self.known = {}

@@ -28,7 +28,12 @@ class Cell:
         of = len(self.outcomes)
         seen = self.hits("seen")
         ways = " / ".join(percent(self.hits(way) / of) for way in ("seen", "bare", "fresh"))
-        return f"**{ways}** (≤ {percent(upper(seen, of))})"
+        at_once = self.at_once()
+        return f"**{ways}** (≤ {percent(upper(seen, of))}" + (f"; {at_once} at once)" if at_once else ")")
+
+    def at_once(self):
+        """How many were seen wrong at the first picture within the norm, before the attack had learnt anything."""
+        return sum(outcome.seen and outcome.tries <= 1 for outcome in self.outcomes)
 
     def queries(self):
         """The median number of queries of the attempts that were seen to succeed."""
