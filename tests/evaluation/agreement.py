@@ -5,11 +5,11 @@ import sys
 
 import data
 import numpy as np
-import recorded
 from asking import Asker, Refused
 from decisions import ADMIN, Decisions
 from entries import World
 from honest.kinds import augmentations, faded
+from report import Section, table
 from rule import FORWARD, REFUSE, REPLAY, Likenesses, Rules, Session
 
 WORDS = {"forward": FORWARD, "replay": REPLAY, "refuse": REFUSE}
@@ -60,8 +60,9 @@ def main():
     parser.add_argument("--images", type=int, default=360)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    rows, figures, wrong = [], {}, 0
-    with World("cifar") as world:
+    rows, wrong = [], 0
+    title = "Does the numpy copy of the rule agree with the sidecar?"
+    with Section("agreement", title, args.seed) as section, World("cifar") as world:
         for profile in ("hardened", "paper"):
             address = world.configured(f'profile = "{profile}"\n', ADMIN)
             says = Decisions(world.proxies.started[-1])
@@ -83,10 +84,8 @@ def main():
                         print("differs:", profile, number, len(pictures), ruling, reason, ours, file=sys.stderr)
             wrong += asked - agreed
             rows.append([profile, f"{asked:,}", f"{agreed:,}", f"{same_reason:,}"])
-            figures[profile] = {"rows": asked, "same ruling": agreed, "same reason": same_reason}
-    text = recorded.table(["profile", "rows", "same ruling", "same ruling and reason"], rows)
-    recorded.write("agreement", "Does the numpy copy rule as the sidecar does?", text, figures, args.seed)
-    print(text)
+            section.data[profile] = {"rows": asked, "same ruling": agreed, "same reason": same_reason}
+        section.text = table(["profile", "rows", "same ruling", "same ruling and reason"], rows)
     return int(wrong > 0)
 
 

@@ -1,8 +1,10 @@
 """What Refrain itself says it ruled, read from its admin page: the judge of our counting, and the reasons that no reply shows."""
 
 import re
+import time
 import urllib.request
 
+SECONDS = 20  # for it to say where its admin page is
 ADMIN = '[admin]\nlisten = "127.0.0.1:0"\n'
 LINE = re.compile(r"^refrain_decisions_total\{([^}]*)\} (\d+)", re.M)
 
@@ -11,6 +13,9 @@ class Decisions:
     """Counts of a sidecar's rulings and reasons since the last look."""
 
     def __init__(self, proxy):
+        deadline = time.monotonic() + SECONDS
+        while "admin on" not in proxy.said() and time.monotonic() < deadline:
+            time.sleep(0.01)
         self.url, self.known = f"http://127.0.0.1:{proxy.admin}/metrics", {}
 
     def since(self):

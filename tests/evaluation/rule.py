@@ -42,6 +42,12 @@ class Rules:
     anchors_hit: int = 128
     ghosts: int = 1024
     suspicions: int = 8
+    # What Refrain has not, and the sweep tries: 0 or nothing is off.
+    guard_contrast: float = 0.0  # the guard's levels as a share of the smaller deviation too
+    suspect_contrast: float = 0.0  # the coarse levels likewise, of the coarse cells' deviation; no colour cast is taken off flat pictures
+    bits_share: float = 0.0  # bits count as near only up to this share of all bits set in either hash
+    mirrored: bool = False  # near its mirror image is suspect
+    turned: bool = False  # and near itself turned by 8 degrees, or at 115 or 87 % of its size; with `mirrored` its mirror image too
 
     def settings(self, section):
         """What of `[judgment]` or `[store]` differs from the defaults, as a dictionary."""
@@ -85,6 +91,27 @@ def _thumbnails(pictures):
     return pictures if max(pictures.shape[1:3]) <= 32 else area_average(pictures, 32, 32)
 
 
+def _seen_at(turn, size):
+    """A thumbnail turned by so many degrees and at so much of its size, its edges drawn out."""
+
+    def way(thumbnails):
+        side = thumbnails.shape[1]
+        y, x = (np.mgrid[0:side, 0:side] - (side - 1) / 2) / size
+        sine, cosine = np.sin(np.radians(turn)), np.cos(np.radians(turn))
+        rows = np.clip(np.rint(cosine * y - sine * x + (side - 1) / 2), 0, side - 1).astype(int)
+        columns = np.clip(np.rint(sine * y + cosine * x + (side - 1) / 2), 0, side - 1).astype(int)
+        return thumbnails[:, rows, columns]
+
+    return way
+
+
+def warps(rules):
+    """The ways in which a row is looked at beside its own, where the rules say so."""
+    upright = [_seen_at(turn, size) for turn, size in ((8, 1), (-8, 1), (0, 1.15), (0, 0.87))] if rules.turned else []
+    mirrored = [lambda thumbnails: thumbnails[:, :, ::-1]] if rules.mirrored else []
+    return upright + mirrored + [lambda thumbnails, way=way: way(thumbnails)[:, :, ::-1] for way in upright if mirrored]
+
+
 class Likenesses:
     """What is kept of each of many pictures of one size, (n, h, w, 3) levels, to compare them by."""
 
@@ -113,6 +140,10 @@ class Likenesses:
 
         self.fine = area_average(self.thumbnails, 8, 8).reshape(count, 64, 3)
         self.coarse = area_average(self.thumbnails, 4, 4).reshape(count, 16, 3)
+        self.coarse_deviations = self.coarse.astype(np.float64).std(1).mean(1)
+        self.set_bits = ONES[self.hashes].sum(1, dtype=np.int64)
+        ways = warps(rules)
+        self.warped = np.stack([area_average(way(self.thumbnails), 4, 4).reshape(count, 16, 3) for way in ways], 1) if ways else None
         fine = self.fine.astype(np.int64)
         spread = (64 * (fine**2).sum(1) - fine.sum(1) ** 2).sum(1)
         self.deviations = np.sqrt(spread / (3 * 64 * 64)).astype(np.float32)
@@ -123,13 +154,23 @@ class Likenesses:
     def __len__(self):
         return len(self.digests)
 
+    def of(self, rows):
+        """Those of some rows."""
+        some = object.__new__(type(self))
+        some.digests = [self.digests[row] for row in rows]
+        for name, value in vars(self).items():
+            if name != "digests":
+                setattr(some, name, None if value is None else value[rows])
+        return some
+
     @classmethod
     def joined(cls, parts):
         """One of many, all with thumbnails of one size."""
         whole = object.__new__(cls)
         whole.digests = [digest for part in parts for digest in part.digests]
-        for name in ("thumbnails", "sides", "flat", "hashes", "fine", "coarse", "deviations", "positions"):
+        for name in ("thumbnails", "sides", "flat", "hashes", "fine", "coarse", "deviations", "positions", "coarse_deviations", "set_bits"):
             setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
+        whole.warped = None if parts[0].warped is None else np.concatenate([part.warped for part in parts])
         return whole
 
 
@@ -142,6 +183,7 @@ class Distances:
     fine: np.ndarray
     coarse: np.ndarray
     cast: np.ndarray
+    warped: np.ndarray
 
     def reach(self, rules, of=1024):
         """For each anchor the innermost radius and its first reason: arrays of "reuse", "suspect" or "" and of names."""
@@ -154,6 +196,7 @@ class Distances:
             ("suspect", "pixels", self.positions <= positions(rules.suspect_positions)),
             ("suspect", "coarse", self.coarse >= rules.suspect_cells),
             ("suspect", "colour_cast", self.cast >= rules.suspect_cells),
+            ("suspect", "warped", self.warped >= rules.suspect_cells),
         ]
         hits = [hit for _, _, hit in tests]
         return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
@@ -163,21 +206,42 @@ def _apart(a, b):
     return np.maximum(a, b) - np.minimum(a, b)
 
 
-def coarsely(likenesses, row, coarse, rules):
-    """How many coarse cells are near, as they are and without the median colour cast."""
-    near = (_apart(coarse, likenesses.coarse[row]).max(2) <= rules.suspect_level).sum(1)
-    difference = coarse.astype(np.int16) - likenesses.coarse[row]
+def coarsely(of, row, anchors, rules):
+    """How many coarse cells are near: as they are, without the median colour cast, and by the best of the row's other looks."""
+    coarse, level, cast_level = of.coarse[anchors], np.int64(rules.suspect_level), np.int64(rules.suspect_cast_level)
+    tinted = True
+    if rules.suspect_contrast:
+        most = (rules.suspect_contrast * np.minimum(of.coarse_deviations[anchors], of.coarse_deviations[row])).astype(np.int64)
+        level, cast_level = np.minimum(level, most)[:, None], np.minimum(cast_level, most)[:, None, None]
+        tinted = most >= 1
+    near = (_apart(coarse, of.coarse[row]).max(2) <= level).sum(1)
+    cast = _after_cast(coarse, of.coarse[row], cast_level) * tinted
+    warped = np.full(len(near), -1)
+    if of.warped is not None:
+        for grid in of.warped[row]:
+            warped = np.maximum(warped, _after_cast(coarse, grid, cast_level) * tinted)
+    return near, cast, warped
+
+
+def _after_cast(coarse, grid, level):
+    difference = coarse.astype(np.int16) - grid
     ranked = np.sort(difference, axis=1)
     cast = ranked[:, 7] + ranked[:, 8]
-    after = (np.abs(2 * difference - cast[:, None]) <= 2 * rules.suspect_cast_level).all(2).sum(1)
-    return near, after
+    return (np.abs(2 * difference - cast[:, None]) <= 2 * level).all(2).sum(1)
+
+
+def _bits(of, row, anchors, rules):
+    bits = ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64)
+    if rules.profile == "hardened":
+        bits = np.where(of.flat[anchors] | of.flat[row], 10_000, bits)
+    if rules.bits_share:
+        bits = np.where(bits <= rules.bits_share * (of.set_bits[anchors] + of.set_bits[row]), bits, 10_000)
+    return bits
 
 
 def distances(likenesses, row, anchors, rules):
     """From one row to the anchors, both by their places in `likenesses`."""
-    bits = ONES[likenesses.hashes[anchors] ^ likenesses.hashes[row]].sum(1, dtype=np.int64)
-    if rules.profile == "hardened":
-        bits = np.where(likenesses.flat[anchors] | likenesses.flat[row], 10_000, bits)
+    bits = _bits(likenesses, row, anchors, rules)
     if rules.tolerance == 0:
         positions = (likenesses.positions[anchors] != likenesses.positions[row]).sum(1)
     else:
@@ -185,17 +249,20 @@ def distances(likenesses, row, anchors, rules):
     smaller = np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])
     level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
     fine = (_apart(likenesses.fine[anchors], likenesses.fine[row]).max(2) <= level[:, None]).sum(1)
-    coarse, cast = coarsely(likenesses, row, likenesses.coarse[anchors], rules)
-    return Distances(bits, positions, fine, coarse, cast)
+    return Distances(bits, positions, fine, *coarsely(likenesses, row, anchors, rules))
 
 
 def guards(likenesses, row, anchors, rules):
     """Whether each anchor's answer may serve the row."""
     thumbnails = likenesses.thumbnails
     outside = int((1 - rules.guard_share) * thumbnails.shape[1] * thumbnails.shape[2] + 1e-6)
-    beyond = (_apart(thumbnails[anchors], thumbnails[row]).max(3) > rules.guard_level).sum((1, 2))
+    level, cell = np.int64(rules.guard_level), np.int64(rules.guard_cell)
+    if rules.guard_contrast:
+        most = (rules.guard_contrast * np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])).astype(np.int64)
+        level, cell = np.minimum(level, most)[:, None, None], np.minimum(cell, 2 * most)
+    beyond = (_apart(thumbnails[anchors], thumbnails[row]).max(3) > level).sum((1, 2))
     farthest = _apart(likenesses.fine[anchors], likenesses.fine[row]).max((1, 2))
-    return (beyond <= outside) & (farthest <= rules.guard_cell)
+    return (beyond <= outside) & (farthest <= cell)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +381,6 @@ class Session:
         if not self.ghosts:
             return False
         ghosts = np.fromiter(self.ghosts, np.int64)
-        bits = ONES[self.of.hashes[ghosts] ^ self.of.hashes[row]].sum(1, dtype=np.int64)
-        hashed = ~self.of.flat[ghosts] & ~self.of.flat[row]
-        near, cast = coarsely(self.of, row, self.of.coarse[ghosts], self.rules)
-        return bool(((hashed & (bits <= self.rules.suspect_bits)) | (near >= self.rules.suspect_cells) | (cast >= self.rules.suspect_cells)).any())
+        bits = _bits(self.of, row, ghosts, self.rules)
+        most = np.max(coarsely(self.of, row, ghosts, self.rules), axis=0)
+        return bool(((bits <= self.rules.suspect_bits) | (most >= self.rules.suspect_cells)).any())

@@ -8,12 +8,24 @@ import collections
 import itertools
 import sys
 
-import numpy as np
-import recorded
 from asking import Asker, Refused
 from decisions import ADMIN, Decisions
 from entries import World
 from honest.kinds import DISTINCT, KINDS
+from report import Section, percent, share, table
+
+
+HEAD = [
+    *("traffic", "profile", "rows / callers", "replayed", "refused", "suspect, forwarded"),
+    *("callers with refusals", "wrong answers", "goal", "model's own unrest"),
+]
+EXPLAINED = """
+
+*The model's own unrest*: how often its answers to neighbouring rows differ, asked directly.
+
+The CIFAR-10 classifier was trained on the training images, so its answers for them are surer than for new pictures: they count for
+the share of rows short-circuited. Photographs, clips and drawn pictures go to EfficientNet-lite0 (ImageNet, 224 x 224).
+"""
 
 
 class Truth:
@@ -82,18 +94,18 @@ def _unrest(truth, kind, asked):
 
 def row_of(kind, figures):
     rows = figures["rows"]
-    goal = "" if kind.goal is None else recorded.percent(kind.goal) + (" met" if figures["wrong"] <= kind.goal * rows else " **missed**")
+    goal = "" if kind.goal is None else percent(kind.goal) + (" met" if figures["wrong"] <= kind.goal * rows else " **missed**")
     return [
         kind.name,
         figures["profile"],
         f"{rows:,} / {figures['sessions']}",
-        recorded.percent(figures["replayed"] / rows),
-        recorded.percent(figures["refused"] / rows),
-        recorded.percent(figures["suspect"] / rows),
+        percent(figures["replayed"] / rows),
+        percent(figures["refused"] / rows),
+        percent(figures["suspect"] / rows),
         f"{figures['refused_sessions']}",
-        recorded.rate(figures["wrong"], rows),
+        share(figures["wrong"], rows),
         goal,
-        "" if figures["unrest"] is None else recorded.percent(figures["unrest"]),
+        "" if figures["unrest"] is None else percent(figures["unrest"]),
     ]
 
 
@@ -110,21 +122,18 @@ def main():
         return args.training if kind.name == "cifar-training" else args.images if kind.model == "cifar" else max(40, args.images // 4)
 
     profiles = {"hardened": 'profile = "hardened"\n', "paper": 'profile = "paper"\n'}
-    with World("cifar", "photos") as world:
+    name = "honest" if not args.only else "honest-part"
+    with Section(name, "What it costs honest callers", args.seed) as section, World("cifar", "photos") as world:
         found = measure(world, profiles, kinds, count, args.seed, Truth(world))
+        section.data["rows"] = found
+        section.text = told(kinds, found)
+
+
+def told(kinds, found):
     by_name = {kind.name: kind for kind in kinds}
-    head = ["traffic", "profile", "rows / callers", "replayed", "refused", "suspect, forwarded", "callers with refusals", "wrong answers", "goal", "model's own unrest"]
-    text = recorded.table(head, [row_of(by_name[figures["kind"]], figures) for figures in found])
-    text += "\n" + "\n".join(f"* **{kind.name}**: {kind.about}." for kind in kinds) + "\n"
-    text += (
-        "\n*The model's own unrest*: how often its answers to neighbouring rows differ, asked directly.\n"
-        "\nThe CIFAR-10 classifier was trained on the training images, so its answers for them are surer than for new pictures: they count for "
-        "the share of rows short-circuited. A bound in the table is the upper 95 % bound (Clopper-Pearson).\n"
-    )
-    recorded.write("honest" if not args.only else "honest-part", "What it costs honest callers", text, found, args.seed)
-    print(text)
+    rows = [row_of(by_name[figures["kind"]], figures) for figures in found]
+    return table(HEAD, rows) + "\n" + "\n".join(f"* **{kind.name}**: {kind.about}." for kind in kinds) + EXPLAINED
 
 
 if __name__ == "__main__":
-    np.seterr(all="raise")
     main()
