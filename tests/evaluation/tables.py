@@ -4,10 +4,10 @@ import argparse
 
 import classifiers
 import data
-from attacks import library, norms, paper
+from attacks import library, norms, paper, plots
 from attacks.cells import FIELDS, Ground
-from report import Section, percent, share, table
-from world import World  # first: it says where the others are
+from report import RESULTS, Section, percent, share, table
+from world import World
 
 THREE = "Each cell: a wrong label seen within the norm in the attacker's own session / his last picture fools the model itself / it fools it through the guard in a fresh session (upper 95 % bound of the first; how many were seen at the first picture within the norm)."
 SENT = "*Sent first*: the attacker sends the clean picture before his probes; *not sent*: he never does."
@@ -20,24 +20,39 @@ def arrow(pair):
 class Rows:
     """Cells as rows of a table, written as they come."""
 
-    def __init__(self, section, head, before=""):
-        self.section, self.head, self.before, self.rows = section, head, before, []
+    def __init__(self, section, head, before, plot=None):
+        self.section, self.head, self.before, self.plot, self.rows, self.bars = section, head, before, plot, [], []
         section.data.update(fields=FIELDS, cells=[])
 
-    def add(self, row, **cells):
+    def add(self, row, printed=None, **cells):
+        """`printed` is what the paper says of this row: (without, with)."""
         self.rows.append(row)
+        if printed:
+            rates = [cells[name].hits("seen") / len(cells[name].outcomes) for name in ("bare", "paper", "hardened")]
+            self.bars.append((" ".join(str(cell) for cell in row[:3]), *printed, *rates))
         for name, cell in cells.items():
             self.section.data["cells"].append({"row": row[:3], "cell": name, "outcomes": cell.rows()})
         self.section.text = self.before + "\n\n" + table(self.head, self.rows)
+        if self.plot:
+            self.section.text += f"\n![{self.section.title}]({self.section.name}.png)\n"
+            self.plot(self, RESULTS / f"{self.section.name}.png")
         self.section.write()
         print(row, flush=True)
+
+
+def bars(rows, into):
+    plots.beside_the_paper(rows.bars, into)
+
+
+def curves(rows, into):
+    plots.success_by_queries(rows.section.data["cells"], into)
 
 
 def of_classifiers(asked):
     """Each classifier's accuracy on the report split."""
     pictures, labels = data.split("report")
     rows = []
-    with Section("classifiers", "The classifiers", asked.seed) as section:
+    with Section(asked.section or "classifiers", "The classifiers", asked.seed) as section:
         for name in classifiers.made():
             right = int((classifiers.local(name)(pictures).argmax(1) == labels).sum())
             about = classifiers.about(name)
@@ -50,9 +65,9 @@ def of_classifiers(asked):
 def of_one_pixel(asked):
     """Tables 2 and 3."""
     models = [name for name in asked.models or classifiers.made() if name in paper.ONE_PIXEL]
-    with Section("one_pixel", "The paper's Tables 2 and 3: the one-pixel attack", asked.seed) as section, World(models) as world:
+    with Section(asked.section or "one_pixel", "The paper's Tables 2 and 3: the one-pixel attack", asked.seed) as section, World(models) as world:
         head = ["model", "pixels", "", "the paper, without → with", "bare: seen", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
-        rows = Rows(section, head, f"{asked.images} pictures a cell that the bare model gets right, at most {asked.queries:,} queries each. {THREE} {SENT}")
+        rows = Rows(section, head, f"{asked.images} pictures a cell that the bare model gets right, at most {asked.queries:,} queries each. {THREE} {SENT}", bars)
         for model in models:
             ground = Ground(world, model, asked.images, asked.seed)
             for count in (1, 3, 5):
@@ -64,9 +79,9 @@ def of_one_pixel(asked):
                         "hardened": ground.cell("hardened", attack, within, asked.queries, targeted=targeted),
                         "hardened, not sent": ground.cell("hardened", attack, within, asked.queries, clean=False, targeted=targeted),
                     }
-                    printed = arrow(paper.ONE_PIXEL[model][count][0 if targeted else 1])
+                    printed = paper.ONE_PIXEL[model][count][0 if targeted else 1]
                     three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent")]
-                    rows.add([model, count, "targeted" if targeted else "not targeted", printed, cells["bare"].rate("seen"), *three], **cells)
+                    rows.add([model, count, "targeted" if targeted else "not targeted", arrow(printed), cells["bare"].rate("seen"), *three], printed, **cells)
 
 
 def of_jsma(asked):
@@ -75,14 +90,14 @@ def of_jsma(asked):
     from classifiers.gradients import Known
 
     models = [name for name in asked.models or classifiers.made() if name in paper.JSMA]
-    with Section("jsma", "The paper's Table 1: JSMA", asked.seed) as section, World(models) as world:
+    with Section(asked.section or "jsma", "The paper's Table 1: JSMA", asked.seed) as section, World(models) as world:
         head = ["model", "theta", "the paper, without → with", "bare: seen", "`paper`, after its clean picture", "`hardened`, after it", "`hardened`, without it", "`hardened`, predictions by the service"]
         before = (
             f"{asked.images} pictures a cell that the bare model gets right, each towards one other class, at most {100 * GAMMA:.1f} % of the channel values changed. "
             "JSMA has the model itself: it needs no query, and what it makes is submitted once, after its clean picture or without it. "
             f"In the last column the service's answers end the search, and every step is a query. {THREE}"
         )
-        rows = Rows(section, head, before)
+        rows = Rows(section, head, before, bars)
         within = norms.features(GAMMA + 0.001)  # the toolbox stops after the step that passes it
         for model in models:
             ground, known = Ground(world, model, asked.images, asked.seed), Known(model)
@@ -96,7 +111,7 @@ def of_jsma(asked):
                     "hardened, steps": ground.cell("hardened", steps, within, asked.queries, targeted=True),
                 }
                 three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent", "hardened, steps")]
-                rows.add([model, theta, arrow(printed), cells["bare"].rate("seen"), *three], **cells)
+                rows.add([model, theta, arrow(printed), cells["bare"].rate("seen"), *three], printed, **cells)
 
 
 SEARCHES = {
@@ -110,20 +125,25 @@ SEARCHES = {
 }
 
 
+def short(name):
+    """An attack's name as it is written on a command line: Square8, HopSkipJump."""
+    return name.removesuffix("/255").replace(" ", "")
+
+
 def of_searches(asked):
     """Square, SimBA, HopSkipJump, Boundary, ZOO."""
     models = asked.models or [classifiers.CONVERTED]
-    with Section("searches", "Other attacks that search by asking", asked.seed) as section, World(models) as world:
+    with Section(asked.section or "searches", "Other attacks that search by asking", asked.seed) as section, World(models) as world:
         head = ["model", "attack", "queries", "bare: seen", "one try", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
         before = (
             f"{asked.images} pictures a row that the bare model gets right. {THREE} {SENT} The norm of Square is L-infinity as named, of the others L2/sqrt(d) ≤ 0.05. "
             "*One try*: the bare model is fooled by the first picture within the norm that the attack makes, before it has learnt anything; no defence that compares queries can stop that where the clean picture is not sent."
         )
-        rows = Rows(section, head, before)
+        rows = Rows(section, head, before, curves)
         for model in models:
             ground = Ground(world, model, asked.images, asked.seed)
             for name, (attack, within) in SEARCHES.items():
-                if asked.only and name not in asked.only:
+                if asked.only and short(name) not in asked.only:
                     continue
                 for queries in asked.budgets:
                     cells = {
@@ -137,7 +157,32 @@ def of_searches(asked):
                     rows.add([model, name, f"{queries:,}", f"{cells['bare'].rate('seen')}, median {cells['bare'].queries()}", at_once, *three], **cells)
 
 
-COMMANDS = {"classifiers": of_classifiers, "one_pixel": of_one_pixel, "jsma": of_jsma, "searches": of_searches}
+SUSPICIONS = (1, 2, 4, 8)
+
+
+def of_suspicions(asked):
+    """How many suspect rows are forwarded before the session is suspected, and what each of them is worth to an attack."""
+    model = (asked.models or [classifiers.CONVERTED])[0]
+    with Section(asked.section or "suspicions", "What forwarded suspects are worth to an attack", asked.seed) as section, World([model]) as world:
+        head = ["attack", "clean picture", *(f"`suspicions = {count}`" for count in SUSPICIONS)]
+        before = (
+            f"{asked.images} pictures of {model} a cell that the bare model gets right, at most {asked.queries:,} queries each, profile `hardened`, 8 suspects by default. "
+            f"Each suspect is forwarded, so its answer is the model's own. {THREE}"
+        )
+        rows = Rows(section, head, before)
+        ground = Ground(world, model, asked.images, asked.seed)
+        for name, clean in (("HopSkipJump", True), ("Boundary", True), ("Square 16/255", False), ("SimBA", False)):
+            if asked.only and short(name) not in asked.only:
+                continue
+            attack, within = SEARCHES[name]
+            cells = {}
+            for count in SUSPICIONS:
+                guard = f"[store]\nbytes = \"1GiB\"\nsuspicions = {count}\n"
+                cells[str(count)] = ground.cell(guard, attack, within, asked.queries, clean=clean)
+            rows.add([name, "sent first" if clean else "not sent", *(cell.three() for cell in cells.values())], **cells)
+
+
+COMMANDS = {"classifiers": of_classifiers, "one_pixel": of_one_pixel, "jsma": of_jsma, "searches": of_searches, "suspicions": of_suspicions}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,7 +191,8 @@ if __name__ == "__main__":
     parser.add_argument("--queries", type=int, default=10_000, help="the budget of an attempt")
     parser.add_argument("--budgets", type=int, nargs="+", default=[1_000, 10_000], help="those of `searches`")
     parser.add_argument("--models", nargs="+", help="classifiers (default: those of the table that are there)")
-    parser.add_argument("--only", nargs="+", help="attacks of `searches`")
+    parser.add_argument("--only", nargs="+", choices=[short(name) for name in SEARCHES], help="attacks of `searches` and `suspicions`")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--section", help="another name for the section that is written")
     asked = parser.parse_args()
     COMMANDS[asked.name](asked)

@@ -13,7 +13,7 @@ import pytest
 from asking import Asker, Refused
 from attacks import library, norms
 from attacks.attempt import Attempt, judged
-from world import World  # first: it says where the others are
+from world import World
 
 GUARD = os.environ.get("REFRAIN_SMOKE_GUARD", "hardened")
 BUDGET, SEED = 200, 1

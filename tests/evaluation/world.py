@@ -38,7 +38,8 @@ GUARDS = {
 
 # Replies are not held: time is tests/timing's matter, and these measurements would take days. The store has room for every
 # session of a run, so that none is evicted for want of memory.
-SETTINGS = '[timing]\nmode = "off"\n[store]\nbytes = "1GiB"\n'
+TIMING = '[timing]\nmode = "off"\n'
+SETTINGS = TIMING + '[store]\nbytes = "1GiB"\n'
 
 
 class Triton(servers.Triton):
@@ -87,7 +88,8 @@ class World:
         if guard == "bare":
             return f"127.0.0.1:{self.triton.grpc}"
         if guard not in self.known:
-            self.known[guard] = self.configured(GUARDS.get(guard, guard))
+            text = GUARDS.get(guard, guard)
+            self.known[guard] = self.configured(text, settings=TIMING if "[store]" in text else SETTINGS)
         return self.known[guard]
 
     def configured(self, top="", rest="", settings=SETTINGS):
