@@ -6,6 +6,8 @@ import pickle
 import classifiers
 import data
 import numpy as np
+from adaptive.blinding import TRANSFORMS
+from adaptive.ground import probe
 from asking import Spent
 from attacks import library
 from attacks.attempt import Attempt
@@ -45,7 +47,34 @@ def attacks(pictures, queries, seed):
     network = classifiers.local(classifiers.CONVERTED)
     tuning, labels = data.split("tuning")
     right = np.flatnonzero(network(tuning[:500]).argmax(1) == labels[:500])[:pictures]
-    return {name: [_recorded(network, attack, tuning[at], labels[at], queries, [seed, at]) for at in right] for name, attack in ATTACKS.items()}
+    return {
+        name: [_recorded(network, attack, tuning[at], labels[at], queries, [seed, at]) for at in right] for name, attack in ATTACKS.items()
+    }
+
+
+BLINDS = [
+    "flip",
+    "rotation ≤ 10°",
+    "shift ≤ 4 px",
+    "crop ≥ 80 %",
+    "brightness ± 50 %",
+    "noise 20",
+    "rotation ≤ 15°, crop ≥ 80 %, flip at random",
+]
+
+
+def blinded(pictures, probes, seed):
+    """{transform: sequences}: the clean picture, and probes of it that were turned, shifted or noised and keep their label."""
+    network = classifiers.local(classifiers.CONVERTED)
+    tuning, labels = data.split("tuning")
+    right = np.flatnonzero(network(tuning[:500]).argmax(1) == labels[:500])[:pictures]
+    made = {}
+    for name in BLINDS:
+        random, made[name] = np.random.default_rng(seed), []
+        for at in right:
+            sent = np.stack([TRANSFORMS[name](probe(tuning[at], random), random) for _ in range(probes)])
+            made[name].append(np.concatenate([tuning[at][np.newaxis], sent[network(sent).argmax(1) == labels[at]]]))
+    return made
 
 
 def _recorded(network, attack, picture, label, queries, seed):
@@ -66,7 +95,10 @@ def honest(rows, seed):
     photos, tiles = kinds.photographs()[::2], kinds.cut()[::2][: rows // 4]
     made["photographs and tiles"] = [np.stack([*photos, *tiles])]
     made["photographs, night 1/8"] = [np.concatenate(kinds.faded([*photos, *tiles][: rows // 4], 1 / 8, 8))]
-    made |= {name: [drawn(kind, rows // 8, seed + 1000)] for name, kind in {"pages": page, "icons": icon, "blank": blank, "gradients": gradient}.items()}
+    made |= {
+        name: [drawn(kind, rows // 8, seed + 1000)]
+        for name, kind in {"pages": page, "icons": icon, "blank": blank, "gradients": gradient}.items()
+    }
     random = np.random.default_rng(seed)
     made["recompressed"] = [np.stack([row for picture in photos for row in (picture, *kinds.recompressed(picture, random))])]
     made["shots"] = [np.stack([row for picture in photos[::2] for row in (picture, *kinds.shots(picture, random))])]

@@ -46,13 +46,16 @@ class Rules:
     guard_contrast: float = 0.0  # the guard's levels as a share of the smaller deviation too
     suspect_contrast: float = 0.0  # the coarse levels likewise, of the coarse cells' deviation; no colour cast is taken off flat pictures
     bits_share: float = 0.0  # bits count as near only up to this share of all bits set in either hash
+    tone: float = 0.0  # suspect where the levels of all pixels, sorted, differ by at most this share of their spread, wherever they stand
     mirrored: bool = False  # near its mirror image is suspect
     turned: bool = False  # and near itself turned by 8 degrees, or at 115 or 87 % of its size; with `mirrored` its mirror image too
 
     def settings(self, section):
         """What of `[judgment]` or `[store]` differs from the defaults, as a dictionary."""
         store = {"anchors_never_hit", "anchors_hit", "ghosts", "suspicions"}
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "profile"}
+        changed = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "profile"
+        }
         return {name: value for name, value in changed.items() if (name in store) == (section == "store")}
 
 
@@ -142,6 +145,9 @@ class Likenesses:
         self.coarse = area_average(self.thumbnails, 4, 4).reshape(count, 16, 3)
         self.coarse_deviations = self.coarse.astype(np.float64).std(1).mean(1)
         self.set_bits = ONES[self.hashes].sum(1, dtype=np.int64)
+        ranked = np.sort(self.thumbnails.reshape(count, -1, 3), axis=1).astype(np.float32)
+        self.tones = np.stack([part.mean(1) for part in np.array_split(ranked, 16, axis=1)], 1)
+        self.spreads = self.tones.std(1).mean(1)
         ways = warps(rules)
         self.warped = np.stack([area_average(way(self.thumbnails), 4, 4).reshape(count, 16, 3) for way in ways], 1) if ways else None
         fine = self.fine.astype(np.int64)
@@ -168,7 +174,20 @@ class Likenesses:
         """One of many, all with thumbnails of one size."""
         whole = object.__new__(cls)
         whole.digests = [digest for part in parts for digest in part.digests]
-        for name in ("thumbnails", "sides", "flat", "hashes", "fine", "coarse", "deviations", "positions", "coarse_deviations", "set_bits"):
+        for name in (
+            "thumbnails",
+            "sides",
+            "flat",
+            "hashes",
+            "fine",
+            "coarse",
+            "deviations",
+            "positions",
+            "coarse_deviations",
+            "set_bits",
+            "tones",
+            "spreads",
+        ):
             setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
         whole.warped = None if parts[0].warped is None else np.concatenate([part.warped for part in parts])
         return whole
@@ -184,6 +203,7 @@ class Distances:
     coarse: np.ndarray
     cast: np.ndarray
     warped: np.ndarray
+    tone: np.ndarray
 
     def reach(self, rules, of=1024):
         """For each anchor the innermost radius and its first reason: arrays of "reuse", "suspect" or "" and of names."""
@@ -197,6 +217,7 @@ class Distances:
             ("suspect", "coarse", self.coarse >= rules.suspect_cells),
             ("suspect", "colour_cast", self.cast >= rules.suspect_cells),
             ("suspect", "warped", self.warped >= rules.suspect_cells),
+            ("suspect", "tone", self.tone <= rules.tone),
         ]
         hits = [hit for _, _, hit in tests]
         return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
@@ -230,6 +251,14 @@ def _after_cast(coarse, grid, level):
     return (np.abs(2 * difference - cast[:, None]) <= 2 * level).all(2).sum(1)
 
 
+def _tones(of, row, anchors, rules):
+    """How far the sorted levels are apart, as a share of the smaller spread; a picture without spread has no tone to know it by."""
+    if not rules.tone:
+        return np.full(len(anchors), np.inf)
+    spread = np.minimum(of.spreads[anchors], of.spreads[row])
+    return np.where(spread >= 2, np.abs(of.tones[anchors] - of.tones[row]).mean((1, 2)) / np.maximum(spread, 2), np.inf)
+
+
 def _bits(of, row, anchors, rules):
     bits = ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64)
     if rules.profile == "hardened":
@@ -249,7 +278,7 @@ def distances(likenesses, row, anchors, rules):
     smaller = np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])
     level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
     fine = (_apart(likenesses.fine[anchors], likenesses.fine[row]).max(2) <= level[:, None]).sum(1)
-    return Distances(bits, positions, fine, *coarsely(likenesses, row, anchors, rules))
+    return Distances(bits, positions, fine, *coarsely(likenesses, row, anchors, rules), _tones(likenesses, row, anchors, rules))
 
 
 def guards(likenesses, row, anchors, rules):
@@ -383,4 +412,5 @@ class Session:
         ghosts = np.fromiter(self.ghosts, np.int64)
         bits = _bits(self.of, row, ghosts, self.rules)
         most = np.max(coarsely(self.of, row, ghosts, self.rules), axis=0)
-        return bool(((bits <= self.rules.suspect_bits) | (most >= self.rules.suspect_cells)).any())
+        toned = _tones(self.of, row, ghosts, self.rules) <= self.rules.tone
+        return bool(((bits <= self.rules.suspect_bits) | (most >= self.rules.suspect_cells) | toned).any())

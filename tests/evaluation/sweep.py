@@ -10,15 +10,27 @@ import sys
 
 import matplotlib
 import numpy as np
-from recordings import attacks, honest, kept
+from recordings import attacks, blinded, honest, kept
 from report import RESULTS, Section, percent, share, table
 from rule import FORWARD, REFUSE, REPLAY, Likenesses, Rules, Session
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
-OFF = {"bits": {"reuse_bits": -1, "suspect_bits": -1}, "positions": {"reuse_positions": -1024, "suspect_positions": -1024}, "cells": {"reuse_cells": 65, "suspect_cells": 17}}
-SUBSETS = [("bits",), ("positions",), ("cells",), ("bits", "positions"), ("bits", "cells"), ("positions", "cells"), ("bits", "positions", "cells")]
+OFF = {
+    "bits": {"reuse_bits": -1, "suspect_bits": -1},
+    "positions": {"reuse_positions": -1024, "suspect_positions": -1024},
+    "cells": {"reuse_cells": 65, "suspect_cells": 17},
+}
+SUBSETS = [
+    ("bits",),
+    ("positions",),
+    ("cells",),
+    ("bits", "positions"),
+    ("bits", "cells"),
+    ("positions", "cells"),
+    ("bits", "positions", "cells"),
+]
 # One setting at a time, the others at their defaults.
 ONE = {
     "reuse_bits": [0, 5, 10, 15, 20, 25],
@@ -37,22 +49,24 @@ ONE = {
     "anchors_never_hit": [1, 8, 32, 128, 512],
 }
 # What the rule has not and could have: fields of rule.py that are no settings of Refrain.
+CONTRAST = {"guard_contrast": 0.5, "suspect_contrast": 0.3, "bits_share": 0.15}
 PROPOSED = {
     "as it is": {},
     "guard by contrast": {"guard_contrast": 0.5},
     "suspicion by contrast": {"suspect_contrast": 0.3},
     "bits by share": {"bits_share": 0.15},
-    "all three": {"guard_contrast": 0.5, "suspect_contrast": 0.3, "bits_share": 0.15},
-    "all three, mirrored": {"guard_contrast": 0.5, "suspect_contrast": 0.3, "bits_share": 0.15, "mirrored": True},
-    "all three, mirrored and turned": {"guard_contrast": 0.5, "suspect_contrast": 0.3, "bits_share": 0.15, "mirrored": True, "turned": True},
+    "these three": CONTRAST,
+    "these and tone 0.07": {**CONTRAST, "tone": 0.07},
+    "these and mirrored, turned": {**CONTRAST, "mirrored": True, "turned": True},
+    "all": {**CONTRAST, "tone": 0.07, "mirrored": True, "turned": True},
 }
 
 
 class Tried:
     """Every recording under any rules; likenesses are made once for each way of making them."""
 
-    def __init__(self, probes, traffic):
-        self.probes, self.traffic, self.made = probes, traffic, {}
+    def __init__(self, probes, blinds, traffic):
+        self.probes, self.blinds, self.traffic, self.made = probes, blinds, traffic, {}
 
     def likenesses(self, name, number, pictures, rules):
         key = name, number, rules.mirrored, rules.turned
@@ -63,7 +77,7 @@ class Tried:
     def attack(self, name, rules):
         """(forwarded, replayed, refused) of the probes after the first."""
         count = collections.Counter()
-        for number, pictures in enumerate(self.probes[name]):
+        for number, pictures in enumerate((self.probes | self.blinds)[name]):
             session = Session(self.likenesses(name, number, pictures, rules), rules)
             count += collections.Counter([session.judge(row).ruling for row in range(len(pictures))][1:])
         return count
@@ -83,14 +97,15 @@ class Tried:
 
     def all_of(self, rules, traffic=True):
         found = {"attacks": {name: dict(self.attack(name, rules)) for name in self.probes}}
+        found["blinded"] = {name: dict(self.attack(name, rules)) for name in self.blinds}
         if traffic:
             found["honest"] = {name: dict(self.caller(name, rules)) for name in self.traffic}
         return found
 
 
-def missed(found):
+def missed(found, which="attacks"):
     """The share of all probes that the model answered."""
-    counts = found["attacks"].values()
+    counts = found[which].values()
     return sum(c.get(FORWARD, 0) for c in counts) / sum(sum(c.values()) for c in counts)
 
 
@@ -109,10 +124,26 @@ def changed(settings):
 
 def line(name, found):
     near = harmed(found, "wrong", NATURAL)
-    return [name, percent(missed(found)), percent(harmed(found, "wrong")), percent(harmed(found, REFUSE)), percent(harmed(found, "suspect")), percent(near)]
+    return [
+        name,
+        percent(missed(found)),
+        percent(missed(found, "blinded")),
+        percent(harmed(found, "wrong")),
+        percent(harmed(found, REFUSE)),
+        percent(harmed(found, "suspect")),
+        percent(near),
+    ]
 
 
-HEAD = ["rules", "probes answered by the model", "wrong, distinct pictures", "refused, distinct pictures", "suspect, distinct pictures", "wrong, near-copies by nature"]
+HEAD = [
+    "rules",
+    "probes answered by the model",
+    "blinded probes",
+    "wrong, distinct pictures",
+    "refused, distinct pictures",
+    "suspect, distinct pictures",
+    "wrong, near-copies by nature",
+]
 
 
 def contributions(tried):
@@ -122,8 +153,29 @@ def contributions(tried):
         off = [setting for name, settings in OFF.items() if name not in subset for setting in settings.items()]
         found[" + ".join(subset)] = tried.all_of(changed(dict(off)))
         print(subset, file=sys.stderr, flush=True)
-    kept_from = [[name, *(share(sum(c.values()) - c.get(FORWARD, 0), sum(c.values())).split(" (")[0] for c in (f["attacks"][name] for f in found.values()))] for name in tried.probes]
-    cost = [[name, *(" / ".join(percent(f["honest"][name].get(what, 0) / f["honest"][name]["rows"]).removesuffix(" %") for what in (REPLAY, REFUSE, "wrong")) for f in found.values())] for name in tried.traffic]
+    kept_from = [
+        [
+            name,
+            *(
+                share(sum(c.values()) - c.get(FORWARD, 0), sum(c.values())).split(" (")[0]
+                for c in ((f["attacks"] | f["blinded"])[name] for f in found.values())
+            ),
+        ]
+        for name in tried.probes | tried.blinds
+    ]
+    cost = [
+        [
+            name,
+            *(
+                " / ".join(
+                    percent(f["honest"][name].get(what, 0) / f["honest"][name]["rows"]).removesuffix(" %")
+                    for what in (REPLAY, REFUSE, "wrong")
+                )
+                for f in found.values()
+            ),
+        ]
+        for name in tried.traffic
+    ]
     text = "#### Probes kept from the model\n\n" + table(["attack", *found], kept_from)
     return found, text + "\n#### Honest rows replayed / refused / answered wrong, per cent\n\n" + table(["traffic", *found], cost)
 
@@ -133,8 +185,16 @@ def curve(tried):
     reuse, suspect, found = Rules(), Rules(), {"reuse": [], "suspect": []}
     for scale in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0):
         settings = {
-            "reuse": {"reuse_bits": int(reuse.reuse_bits * scale), "reuse_positions": int(reuse.reuse_positions * scale), "cell_level": int(reuse.cell_level * scale), "cell_contrast": reuse.cell_contrast * scale},
-            "suspect": {name: int(getattr(suspect, name) * scale) for name in ("suspect_bits", "suspect_positions", "suspect_level", "suspect_cast_level")},
+            "reuse": {
+                "reuse_bits": int(reuse.reuse_bits * scale),
+                "reuse_positions": int(reuse.reuse_positions * scale),
+                "cell_level": int(reuse.cell_level * scale),
+                "cell_contrast": reuse.cell_contrast * scale,
+            },
+            "suspect": {
+                name: int(getattr(suspect, name) * scale)
+                for name in ("suspect_bits", "suspect_positions", "suspect_level", "suspect_cast_level")
+            },
         }
         for which, changes in settings.items():
             found[which].append((scale, tried.all_of(changed(changes))))
@@ -144,7 +204,10 @@ def curve(tried):
 
 def plot(curves, variants):
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True)
-    for axis, what, title in ((left, "wrong", "wrong answers to distinct honest pictures, %"), (right, REFUSE, "refused distinct honest pictures, %")):
+    for axis, what, title in (
+        (left, "wrong", "wrong answers to distinct honest pictures, %"),
+        (right, REFUSE, "refused distinct honest pictures, %"),
+    ):
         for which, points in curves.items():
             x, y = [100 * harmed(f, what) for _, f in points], [100 * missed(f) for _, f in points]
             axis.plot(x, y, marker="o", markersize=3, label=f"{which} radii × 0 … 3")
@@ -166,14 +229,31 @@ def main():
     parser.add_argument("--rows", type=int, default=1_024, help="rows of CIFAR-10; less of the other kinds")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    tried = Tried(kept("attacks", attacks, args.images, args.queries, args.seed), kept("honest", honest, args.rows, args.seed))
+    tried = Tried(
+        kept("attacks", attacks, args.images, args.queries, args.seed),
+        kept("blinded", blinded, args.images, args.queries // 5, args.seed),
+        kept("honest", honest, args.rows, args.seed),
+    )
     with Section("sweep", "Radii and window by measurement (tuning split)", args.seed) as section:
         variants = {name: tried.all_of(changed(settings)) for name, settings in PROPOSED.items()}
         section.data["proposed"] = variants
-        section.text = "### The rule as it is, and as it could be\n\n" + table(HEAD, [line(name, found) for name, found in variants.items()])
+        section.text = "### The rule as it is, and as it could be\n\n" + table(
+            HEAD, [line(name, found) for name, found in variants.items()]
+        )
         section.text += "\nHonest rows refused / answered wrong, per cent:\n\n" + table(
             ["traffic", *variants],
-            [[name, *(" / ".join(percent(f["honest"][name].get(w, 0) / f["honest"][name]["rows"]).removesuffix(" %") for w in (REFUSE, "wrong")) for f in variants.values())] for name in tried.traffic],
+            [
+                [
+                    name,
+                    *(
+                        " / ".join(
+                            percent(f["honest"][name].get(w, 0) / f["honest"][name]["rows"]).removesuffix(" %") for w in (REFUSE, "wrong")
+                        )
+                        for f in variants.values()
+                    ),
+                ]
+                for name in tried.traffic
+            ],
         )
         section.write()
         print(section.text, file=sys.stderr, flush=True)
@@ -184,7 +264,9 @@ def main():
         section.data["curves"] = curves
         plot(curves, variants)
         section.text += "\n### Missed probes against harm to honest callers\n\n![missed probes against wrong answers](sweep.png)\n"
-        section.text += "\n" + table(HEAD, [line(f"{which} radii × {scale:g}", found) for which, points in curves.items() for scale, found in points])
+        section.text += "\n" + table(
+            HEAD, [line(f"{which} radii × {scale:g}", found) for which, points in curves.items() for scale, found in points]
+        )
         section.write()
         rows, section.data["one"] = [], {}
         for name, values in ONE.items():
@@ -194,7 +276,11 @@ def main():
                 rows.append(line(f"`{name} = {value}`" + (" (default)" if value == getattr(Rules(), name) else ""), found))
             print(name, file=sys.stderr, flush=True)
         section.text += "\n### One setting at a time\n\n" + table(HEAD, rows)
-        section.text += f"\nAttacks: {args.images} pictures, {args.queries} queries each, the clean picture first, recorded on the bare classifier: " + ", ".join(tried.probes) + ".\n"
+        section.text += (
+            f"\nAttacks: {args.images} pictures, {args.queries} queries each, the clean picture first, recorded on the bare classifier: "
+            + ", ".join(tried.probes)
+            + ".\n"
+        )
 
 
 if __name__ == "__main__":

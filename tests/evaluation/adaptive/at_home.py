@@ -68,5 +68,12 @@ def measure(ground):
                     late += reply.asked_the_model, 1
         what = f"{name} transforms, {DRAWS} tried at home for each of {PROBES} probes"
         yield Figure(NAME, what, "hardened", "near-copies whose label survives, answered by the model", true, kept, 0.02)
-        yield Figure(NAME, f"{what}: the last {PROBES // 2}", "hardened", "near-copies whose label survives, answered by the model", int(late[0]), int(late[1]))
+        yield Figure(
+            NAME,
+            f"{what}: the last {PROBES // 2}",
+            "hardened",
+            "near-copies whose label survives, answered by the model",
+            int(late[0]),
+            int(late[1]),
+        )
         yield Figure(NAME, f"{name}: what he foresaw at home", "hardened", "sidecar ruled otherwise", otherwise, kept, 0.0)

@@ -92,5 +92,13 @@ def measure(ground):
                     true, of = true + answered, of + 1
                     if number == 0:
                         first, firsts = first + answered, firsts + 1
-            yield Figure(NAME, f"{name}, {PROBES} probes a picture", profile, "probes answered by the model", true, of, 0.02 if profile == "hardened" else None)
+            yield Figure(
+                NAME,
+                f"{name}, {PROBES} probes a picture",
+                profile,
+                "probes answered by the model",
+                true,
+                of,
+                0.02 if profile == "hardened" else None,
+            )
             yield Figure(NAME, f"{name}, the first probe", profile, "probes answered by the model", first, firsts)

@@ -1,7 +1,9 @@
 """Other pictures between two probes, to flush the memory: each once, each twice, or each with a near-copy of its own, which makes it a hit anchor."""
 
 import numpy as np
-from asking import Refused
+from asking import Asker, Refused, Spent
+from attacks import library, norms
+from attacks.attempt import Attempt
 
 from adaptive.ground import Figure, ask, noisy, probe
 
@@ -9,6 +11,7 @@ NAME = "decoys"
 BETWEEN = [0, 1, 10, 100, 128, 256]
 FLUSH = 1_200  # beyond what the defaults remember: 128 anchors and 1,024 ghosts
 PROBES = 16
+SEARCH = 60  # probes of a search with decoys
 TOGETHER = 16  # decoys go in batches: nobody waits for their answers
 
 
@@ -22,7 +25,40 @@ def send(asker, pictures):
                 ask(asker, picture)
 
 
+class Flushing(Asker):
+    """A caller who sends so many decoys before each question; they do not count against his budget."""
+
+    def __init__(self, *about, strangers, between, **more):
+        super().__init__(*about, **more)
+        self.decoys, self.between = Asker(self.address, self.model, caller=self.caller), between
+        self.strangers, self.at = strangers, 0
+
+    def ask(self, picture):
+        if self.budget is not None and self.asked >= self.budget:
+            raise Spent
+        send(self.decoys, self.strangers[(self.at + np.arange(self.between)) % len(self.strangers)])
+        self.at += self.between
+        return super().ask(picture)
+
+
+def searched(ground, profile, between, pictures):
+    """A Square attack of 8/255 with decoys before each of its probes."""
+    success = 0
+    for picture, label in zip(ground.pictures[:pictures], ground.labels, strict=False):
+        np.random.seed(ground.seed)
+        address = ground.world.address("bare" if profile == "bare" else f'profile = "{profile}"\n')
+        asker = Flushing(address, "cifar", strangers=ground.strangers, between=between, budget=SEARCH)
+        attempt = Attempt(asker, picture, label, norms.linf(8))
+        attempt.run(library.square(8))
+        success += attempt.adversary is not None
+    return success, pictures
+
+
 def measure(ground):
+    few = max(2, ground.count // 4)
+    for profile, between in (("bare", 0), ("hardened", 0), ("hardened", 10), ("hardened", 128), ("paper", 0), ("paper", 1)):
+        what = f"Square 8/255, {SEARCH} probes, {between} decoys before each"
+        yield Figure(NAME, what, profile, "attack succeeds", *searched(ground, profile, between, few))
     plans = [(between, way) for between in BETWEEN for way in (["once", "twice", "and a near-copy"] if between else ["once"])]
     plans += [(FLUSH, "once")]
     for profile in ("hardened", "paper"):

@@ -24,4 +24,12 @@ def measure(ground):
                 rows += 1
             arrived += reply.label == label
         yield Figure(NAME, f"{STEPS} steps: a label that the model would not give", name, "wrong label obtained", wrong, rows)
-        yield Figure(NAME, f"{STEPS} steps: the first label for the last picture", name, "chain arrives", arrived, len(pictures), 0.0 if name == "hardened" else None)
+        yield Figure(
+            NAME,
+            f"{STEPS} steps: the first label for the last picture",
+            name,
+            "chain arrives",
+            arrived,
+            len(pictures),
+            0.0 if name == "hardened" else None,
+        )

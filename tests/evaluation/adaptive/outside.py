@@ -8,7 +8,7 @@ from adaptive.ground import PROFILES, Figure, ask, probe
 
 NAME = "outside the model's sight"
 PROBES = 30
-SEES = f'\n[models."cropped"]\nsees = {{ crop = [32, 32] }}\n'
+SEES = '\n[models."cropped"]\nsees = { crop = [32, 32] }\n'
 assert CROPPED > 0
 
 
@@ -35,8 +35,20 @@ def measure(ground):
             true, of = bordered(ground, ground.world.configured(top, models))
             yield Figure(NAME, f"border drawn anew for each probe, {name}", profile, "probes answered by the model", true, of)
         address = ground.world.configured(top)
-        yield Figure(NAME, "the model picks 1 of 25 pixels; the others are of another picture each time", profile, "probes answered by the model", *picked(ground, address))
-        yield Figure(NAME, "the model picks 1 of 25 pixels; the others are the first picture's", profile, "wrong label obtained", *swapped(ground, address))
+        yield Figure(
+            NAME,
+            "the model picks 1 of 25 pixels; the others are of another picture each time",
+            profile,
+            "probes answered by the model",
+            *picked(ground, address),
+        )
+        yield Figure(
+            NAME,
+            "the model picks 1 of 25 pixels; the others are the first picture's",
+            profile,
+            "wrong label obtained",
+            *swapped(ground, address),
+        )
 
 
 def bordered(ground, address):

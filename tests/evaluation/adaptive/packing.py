@@ -20,7 +20,9 @@ def measure(ground):
                     true += answered(asker, probes[start : start + together])
                 of += PROBES - 1
                 true -= 1  # the picture itself
-            yield Figure(NAME, f"{together} in a call", profile, "probes answered by the model", true, of, 0.02 if profile == "hardened" else None)
+            yield Figure(
+                NAME, f"{together} in a call", profile, "probes answered by the model", true, of, 0.02 if profile == "hardened" else None
+            )
 
 
 def answered(asker, probes):

@@ -14,7 +14,10 @@ TOP = 'profile = "hardened"\n'
 # 1 h, 24 h and 3 h, as by default.
 STORE = f'[timing]\nmode = "off"\n[store]\nbytes = "1GiB"\nttl = "{int(1000 * HOUR)}ms"\nghost_ttl = "{int(24_000 * HOUR)}ms"\nsuspicion_decay = "{int(3000 * HOUR)}ms"\n'
 
-WAYS = {"near-copies within 8/255": lambda picture, random: probe(picture, random), "noise 30": lambda picture, random: noisy(picture, 30, random)}
+WAYS = {
+    "near-copies within 8/255": lambda picture, random: probe(picture, random),
+    "noise 30": lambda picture, random: noisy(picture, 30, random),
+}
 
 
 def measure(ground):

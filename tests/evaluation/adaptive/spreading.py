@@ -15,7 +15,16 @@ APART = '\n[models."cifar-float"]\nrange = "0..255"\n'
 # Each way of asking: model, version, datatype, the outputs asked for by name.
 PLAIN = ("cifar", "", "UINT8", ())
 VERSIONS = [("cifar", version, "UINT8", ()) for version in ("1", "2", "")]
-OUTPUTS = [("cifar", "", "UINT8", names) for names in ((), ("probabilities", "serial"), ("serial", "probabilities"), ("probabilities:3", "serial"), ("probabilities:5", "serial"))]
+OUTPUTS = [
+    ("cifar", "", "UINT8", names)
+    for names in (
+        (),
+        ("probabilities", "serial"),
+        ("serial", "probabilities"),
+        ("probabilities:3", "serial"),
+        ("probabilities:5", "serial"),
+    )
+]
 ENCODINGS = [PLAIN, ("cifar-float", "", "FP32", ())]
 WAYS = {
     "one way": ([PLAIN], APART),
@@ -33,7 +42,9 @@ def put(asker, picture, way):
     model, version, datatype, names = way
     tensor = client.InferInput("image", [1, *picture.shape], datatype)
     tensor.set_data_from_numpy(np.ascontiguousarray(picture[np.newaxis].astype(np.float32 if datatype == "FP32" else np.uint8)))
-    outputs = [client.InferRequestedOutput(name.split(":")[0], class_count=int(name.split(":")[1]) if ":" in name else 0) for name in names] or None
+    outputs = [
+        client.InferRequestedOutput(name.split(":")[0], class_count=int(name.split(":")[1]) if ":" in name else 0) for name in names
+    ] or None
     try:
         reply = connection(asker.address).infer(
             model, [tensor], model_version=version, outputs=outputs, headers={"x-user": asker.caller}, client_timeout=SECONDS
@@ -63,4 +74,12 @@ def measure(ground):
                         sent = probe(picture, random)
                     true += put(asker, sent, ways[number % len(ways)]).asked_the_model
                     of += 1
-            yield Figure(NAME, f"{name}, {PROBES} probes a picture", profile, "probes answered by the model", true, of, 0.02 if profile == "hardened" else None)
+            yield Figure(
+                NAME,
+                f"{name}, {PROBES} probes a picture",
+                profile,
+                "probes answered by the model",
+                true,
+                of,
+                0.02 if profile == "hardened" else None,
+            )

@@ -48,12 +48,25 @@ def contrast(share):
 
 def hue(picture, stranger, random):
     """Every colour replaced by the opposite one of the same lightness."""
-    turned = [colorsys.hls_to_rgb((h + 0.5) % 1, lightness, s) for h, lightness, s in (colorsys.rgb_to_hls(*p) for p in picture.reshape(-1, 3) / 255)]
+    turned = [
+        colorsys.hls_to_rgb((h + 0.5) % 1, lightness, s)
+        for h, lightness, s in (colorsys.rgb_to_hls(*p) for p in picture.reshape(-1, 3) / 255)
+    ]
     return np.rint(np.array(turned) * 255).astype(np.uint8).reshape(picture.shape)
 
 
-TRICKS = {f"{100 * share:g} % patch, {'another class' if other else 'flat'}": patch(share, other) for share in PATCHES for other in (False, True)}
-TRICKS |= {"8 x 8 mosaic": mosaic, "noise 15": noise(15), "noise 30": noise(30), "grey": grey, "contrast 1/2": contrast(0.5), "contrast 1/4": contrast(0.25), "hue": hue}
+TRICKS = {
+    f"{100 * share:g} % patch, {'another class' if other else 'flat'}": patch(share, other) for share in PATCHES for other in (False, True)
+}
+TRICKS |= {
+    "8 x 8 mosaic": mosaic,
+    "noise 15": noise(15),
+    "noise 30": noise(30),
+    "grey": grey,
+    "contrast 1/2": contrast(0.5),
+    "contrast 1/4": contrast(0.25),
+    "hue": hue,
+}
 
 
 def measure(ground):

@@ -38,7 +38,9 @@ def in_order(count, seed, split="report"):
 def shuffled(count, seed, split="report"):
     """Every session is another order of the split, cut off after `SESSION` rows."""
     pictures, _ = data.split(split)
-    orders = [np.random.default_rng([seed, number]).permutation(len(pictures))[:SESSION] for number in range(max(1, round(count / SESSION)))]
+    orders = [
+        np.random.default_rng([seed, number]).permutation(len(pictures))[:SESSION] for number in range(max(1, round(count / SESSION)))
+    ]
     return [pictures[order] for order in orders]
 
 
@@ -196,7 +198,13 @@ DISTINCT, VIDEO, EXACT = 0.0002, 0.005, 0.0
 KINDS = [
     Kind("cifar-in-order", "cifar", DISTINCT, "CIFAR-10 test images 2,500-4,999 in order, one caller", in_order),
     Kind("cifar-shuffled", "cifar", DISTINCT, "the same shuffled, callers of 1,024 rows", shuffled),
-    Kind("cifar-training", "cifar", DISTINCT, "CIFAR-10 training images (the classifier did learn from them), callers of 1,024 rows", training),
+    Kind(
+        "cifar-training",
+        "cifar",
+        DISTINCT,
+        "CIFAR-10 training images (the classifier did learn from them), callers of 1,024 rows",
+        training,
+    ),
     Kind("cifar-night-1/2", "cifar", DISTINCT, "CIFAR-10 at half of its contrast, dark", dimmed(1 / 2, 8)),
     Kind("cifar-night-1/4", "cifar", DISTINCT, "at a quarter", dimmed(1 / 4, 8)),
     Kind("cifar-night-1/8", "cifar", DISTINCT, "at an eighth", dimmed(1 / 8, 8)),
