@@ -16,7 +16,7 @@ RESULTS = HERE / "results"
 MACHINE = "2-core virtual machine, x86-64, 24 GiB"
 
 # The sections of RESULTS.md, in the order in which they are read.
-ORDER = ["classifiers", "one_pixel", "jsma", "searches", "adaptive", "honest", "sweep"]
+ORDER = ["classifiers", "one_pixel", "jsma", "searches", "searches-10000", "suspicions", "adaptive", "honest", "sweep"]
 
 
 def upper(hits, of):
@@ -58,6 +58,7 @@ class Section:
     def __init__(self, name, title, seed):
         self.name, self.title, self.seed = name, title, seed
         self.text, self.data = "", {}
+        self.about = None  # how it was made, where that was earlier
 
     def __enter__(self):
         self.began, self.date, self.commit = time.monotonic(), datetime.date.today(), commit()
@@ -71,7 +72,7 @@ class Section:
         """Writes what is there so far; a long command may call it after each row."""
         RESULTS.mkdir(exist_ok=True)
         command = os.environ.get("EVALUATION_COMMAND") or " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])
-        about = {
+        about = self.about or {
             "command": command,
             "seed": self.seed,
             "commit": self.commit,
@@ -79,7 +80,7 @@ class Section:
             "machine": MACHINE,
             "seconds": round(time.monotonic() - self.began),
         }
-        made = f"`{command}`, seed {self.seed}, commit {self.commit}, {self.date}, {MACHINE}, {about['seconds'] / 60:.0f} min"
+        made = f"`{about['command']}`, seed {about['seed']}, commit {about['commit']}, {about['date']}, {about['machine']}, {about['seconds'] / 60:.0f} min"
         (RESULTS / f"{self.name}.md").write_text(f"## {self.title}\n\n{self.text.strip()}\n\n<sub>{made}</sub>\n")
         (RESULTS / f"{self.name}.json").write_text(json.dumps({"about": about, **self.data}, default=float) + "\n")
         compose()

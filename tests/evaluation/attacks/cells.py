@@ -8,7 +8,7 @@ import numpy as np
 from asking import Asker
 from report import percent, share, upper
 
-from attacks.attempt import Attempt, judged
+from attacks.attempt import Attempt, Outcome, judged
 
 
 @dataclasses.dataclass
@@ -28,12 +28,17 @@ class Cell:
         of = len(self.outcomes)
         seen = self.hits("seen")
         ways = " / ".join(percent(self.hits(way) / of) for way in ("seen", "bare", "fresh"))
-        at_once = self.at_once()
-        return f"**{ways}** (≤ {percent(upper(seen, of))}" + (f"; {at_once} at once)" if at_once else ")")
+        told = f"; {self.at_once()} at once, median {self.forwards()} forwarded" if seen else ""
+        return f"**{ways}** (≤ {percent(upper(seen, of))}{told})"
 
     def at_once(self):
-        """How many were seen wrong at the first picture within the norm, before the attack had learnt anything."""
-        return sum(outcome.seen and outcome.tries <= 1 for outcome in self.outcomes)
+        """How many were seen wrong at the attack's first picture, before it had learnt anything."""
+        return sum(outcome.seen and outcome.tries <= 1 and outcome.queries <= 1 + outcome.tries for outcome in self.outcomes)
+
+    def forwards(self):
+        """The median number of forwarded queries of the attempts that were seen to succeed."""
+        told = [outcome.forwarded for outcome in self.outcomes if outcome.seen]
+        return f"{np.median(told):.0f}" if told else "-"
 
     def queries(self):
         """The median number of queries of the attempts that were seen to succeed."""
@@ -45,6 +50,16 @@ class Cell:
 
 
 FIELDS = ["index", "seen", "bare", "fresh", "queries", "tries", "forwarded", "refused"]
+
+
+class Recorded:
+    """Stands where a `Ground` stood: its cells are those of an earlier run, in their order."""
+
+    def __init__(self, cells):
+        self.cells = cells
+
+    def cell(self, *_, **__):
+        return Cell([Outcome(*row) for row in next(self.cells)["outcomes"]])
 
 
 class Ground:
