@@ -83,6 +83,12 @@ class World:
             self.triton.__exit__()
             self.folder.cleanup()
 
+    def again(self):
+        """Ends all and starts it anew: Triton gives a model up for good whose process stood still for a while."""
+        self.__exit__()
+        self.triton = Triton(self.triton.names)
+        self.__enter__()
+
     def address(self, guard):
         """Where to ask: `guard` is a name of GUARDS, or the text of a configuration (TOML, top-level keys first)."""
         if guard == "bare":

@@ -5,8 +5,10 @@ import dataclasses
 import classifiers
 import data
 import numpy as np
+import pytest
 from asking import Asker
 from report import percent, share, upper
+from tritonclient.utils import InferenceServerException
 
 from attacks.attempt import Attempt, Outcome, judged
 
@@ -49,6 +51,10 @@ class Cell:
         return [dataclasses.astuple(outcome) for outcome in self.outcomes]
 
 
+# What a server says that stood still for too long, or that did not come up: none of it is an attack's outcome.
+BROKEN = (InferenceServerException, RuntimeError, pytest.fail.Exception)
+MOST_FAILURES = 5  # in one cell
+
 FIELDS = ["index", "seen", "bare", "fresh", "queries", "tries", "forwarded", "refused"]
 
 
@@ -78,12 +84,24 @@ class Ground:
         return int((self.labels[index] + 1 + np.random.default_rng([self.seed, int(index)]).integers(9)) % 10)
 
     def cell(self, guard, attack, within, budget, clean=True, targeted=False):
-        outcomes, address = [], self.world.address(guard)
-        for index in self.chosen:
-            np.random.seed((self.seed * 100_003 + int(index)) % 2**32)
-            asker = Asker(address, self.model, budget=budget)
-            target = self.target(index) if targeted else None
-            attempt = Attempt(asker, self.pictures[index], self.labels[index], within, target, clean)
-            ended = attempt.run(attack)
-            outcomes.append(judged(attempt, int(index), ended, self.local, address))
+        """All attempts of one attack; one during which the server broke is made again on a new one."""
+        outcomes, failures = [], 0
+        while len(outcomes) < len(self.chosen):
+            try:
+                outcomes.append(self.attempted(self.chosen[len(outcomes)], guard, attack, within, budget, clean, targeted))
+            except BROKEN as failure:
+                failures += 1
+                if failures > MOST_FAILURES:
+                    raise
+                print(f"starting again after: {failure}", flush=True)
+                self.world.again()
         return Cell(outcomes)
+
+    def attempted(self, index, guard, attack, within, budget, clean, targeted):
+        np.random.seed((self.seed * 100_003 + int(index)) % 2**32)
+        address = self.world.address(guard)
+        asker = Asker(address, self.model, budget=budget)
+        target = self.target(index) if targeted else None
+        attempt = Attempt(asker, self.pictures[index], self.labels[index], within, target, clean)
+        ended = attempt.run(attack)
+        return judged(attempt, int(index), ended, self.local, address)
