@@ -194,73 +194,82 @@ class Likenesses:
 
 
 @dataclasses.dataclass
-class Distances:
-    """How far one row is from each of some anchors, by every measure."""
+class Measures:
+    """How far one row is from each of some other rows, by every measure, before any rule says how near is near.
+
+    Cells come ranked, the nearest first: so many are within a level if the last of so many is.
+    """
 
     bits: np.ndarray
     positions: np.ndarray
     fine: np.ndarray
     coarse: np.ndarray
-    cast: np.ndarray
-    warped: np.ndarray
+    cast: np.ndarray  # doubled, as the median of sixteen is the mean of two
+    warped: np.ndarray | None
     tone: np.ndarray
 
-    def reach(self, rules, of=1024):
-        """For each anchor the innermost radius and its first reason: arrays of "reuse", "suspect" or "" and of names."""
-        positions = lambda limit: limit * of // 1024  # noqa: E731
-        tests = [
-            ("reuse", "bits", self.bits <= rules.reuse_bits),
-            ("reuse", "pixels", self.positions <= positions(rules.reuse_positions)),
-            ("reuse", "cells", self.fine >= rules.reuse_cells),
-            ("suspect", "bits", self.bits <= rules.suspect_bits),
-            ("suspect", "pixels", self.positions <= positions(rules.suspect_positions)),
-            ("suspect", "coarse", self.coarse >= rules.suspect_cells),
-            ("suspect", "colour_cast", self.cast >= rules.suspect_cells),
-            ("suspect", "warped", self.warped >= rules.suspect_cells),
-            ("suspect", "tone", self.tone <= rules.tone),
-        ]
-        hits = [hit for _, _, hit in tests]
-        return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
+    def at(self, anchors):
+        return Measures(*(None if value is None else value[anchors] for value in vars(self).values()))
 
 
 def _apart(a, b):
     return np.maximum(a, b) - np.minimum(a, b)
 
 
-def coarsely(of, row, anchors, rules):
-    """How many coarse cells are near: as they are, without the median colour cast, and by the best of the row's other looks."""
-    coarse, level, cast_level = of.coarse[anchors], np.int64(rules.suspect_level), np.int64(rules.suspect_cast_level)
-    tinted = True
-    if rules.suspect_contrast:
-        most = (rules.suspect_contrast * np.minimum(of.coarse_deviations[anchors], of.coarse_deviations[row])).astype(np.int64)
-        level, cast_level = np.minimum(level, most)[:, None], np.minimum(cast_level, most)[:, None, None]
-        tinted = most >= 1
-    near = (_apart(coarse, of.coarse[row]).max(2) <= level).sum(1)
-    cast = _after_cast(coarse, of.coarse[row], cast_level) * tinted
-    warped = np.full(len(near), -1)
+def measures(of, row, anchors, rules):
+    """From one row to others, by their places."""
+    if rules.tolerance == 0:
+        positions = (of.positions[anchors] != of.positions[row]).sum(1)
+    else:
+        positions = (_apart(of.thumbnails[anchors], of.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
+    coarse, warped = of.coarse[anchors], None
     if of.warped is not None:
-        for grid in of.warped[row]:
-            warped = np.maximum(warped, _after_cast(coarse, grid, cast_level) * tinted)
-    return near, cast, warped
+        warped = np.min([_after_cast(coarse, grid) for grid in of.warped[row]], axis=0)
+    return Measures(
+        ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64),
+        positions,
+        np.sort(_apart(of.fine[anchors], of.fine[row]).max(2), axis=1),
+        np.sort(_apart(coarse, of.coarse[row]).max(2), axis=1),
+        _after_cast(coarse, of.coarse[row]),
+        warped,
+        np.abs(of.tones[anchors] - of.tones[row]).mean((1, 2)) if rules.tone else np.zeros(len(positions)),
+    )
 
 
-def _after_cast(coarse, grid, level):
+def _after_cast(coarse, grid):
     difference = coarse.astype(np.int16) - grid
     ranked = np.sort(difference, axis=1)
     cast = ranked[:, 7] + ranked[:, 8]
-    return (np.abs(2 * difference - cast[:, None]) <= 2 * level).all(2).sum(1)
+    return np.sort(np.abs(2 * difference - cast[:, None]).max(2), axis=1)
 
 
-def _tones(of, row, anchors, rules):
-    """How far the sorted levels are apart, as a share of the smaller spread; a picture without spread has no tone to know it by."""
-    if not rules.tone:
-        return np.full(len(anchors), np.inf)
-    spread = np.minimum(of.spreads[anchors], of.spreads[row])
-    return np.where(spread >= 2, np.abs(of.tones[anchors] - of.tones[row]).mean((1, 2)) / np.maximum(spread, 2), np.inf)
+def _within(ranked, needed, level):
+    """Whether at least so many of the ranked distances are within the level of each."""
+    if needed > ranked.shape[1]:
+        return np.zeros(len(ranked), bool)
+    return ranked[:, needed - 1] <= level
 
 
-def _bits(of, row, anchors, rules):
-    bits = ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64)
+def reach(of, row, anchors, found, rules):
+    """For each anchor the innermost radius, "reuse", "suspect" or "", and the first reason for it."""
+    size = of.thumbnails.shape[1] * of.thumbnails.shape[2]
+    bits = _counted_bits(of, row, anchors, found, rules)
+    smaller = np.minimum(of.deviations[anchors], of.deviations[row])
+    level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
+    tests = [
+        ("reuse", "bits", bits <= rules.reuse_bits),
+        ("reuse", "pixels", found.positions <= rules.reuse_positions * size // 1024),
+        ("reuse", "cells", _within(found.fine, rules.reuse_cells, level)),
+        ("suspect", "bits", bits <= rules.suspect_bits),
+        ("suspect", "pixels", found.positions <= rules.suspect_positions * size // 1024),
+        *_coarsely(of, row, anchors, found, rules),
+    ]
+    hits = [hit for _, _, hit in tests]
+    return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
+
+
+def _counted_bits(of, row, anchors, found, rules):
+    bits = found.bits
     if rules.profile == "hardened":
         bits = np.where(of.flat[anchors] | of.flat[row], 10_000, bits)
     if rules.bits_share:
@@ -268,17 +277,19 @@ def _bits(of, row, anchors, rules):
     return bits
 
 
-def distances(likenesses, row, anchors, rules):
-    """From one row to the anchors, both by their places in `likenesses`."""
-    bits = _bits(likenesses, row, anchors, rules)
-    if rules.tolerance == 0:
-        positions = (likenesses.positions[anchors] != likenesses.positions[row]).sum(1)
-    else:
-        positions = (_apart(likenesses.thumbnails[anchors], likenesses.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
-    smaller = np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])
-    level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
-    fine = (_apart(likenesses.fine[anchors], likenesses.fine[row]).max(2) <= level[:, None]).sum(1)
-    return Distances(bits, positions, fine, *coarsely(likenesses, row, anchors, rules), _tones(likenesses, row, anchors, rules))
+def _coarsely(of, row, anchors, found, rules):
+    """What makes a row suspect beside bits and positions."""
+    level, cast_level, tinted = rules.suspect_level, rules.suspect_cast_level, True
+    if rules.suspect_contrast:
+        most = (rules.suspect_contrast * np.minimum(of.coarse_deviations[anchors], of.coarse_deviations[row])).astype(np.int64)
+        level, cast_level, tinted = np.minimum(level, most), np.minimum(cast_level, most), most >= 1
+    yield "suspect", "coarse", _within(found.coarse, rules.suspect_cells, level)
+    yield "suspect", "colour_cast", _within(found.cast, rules.suspect_cells, 2 * cast_level) & tinted
+    if found.warped is not None:
+        yield "suspect", "warped", _within(found.warped, rules.suspect_cells, 2 * cast_level) & tinted
+    if rules.tone:
+        spread = np.minimum(of.spreads[anchors], of.spreads[row])
+        yield "suspect", "tone", (found.tone <= rules.tone * spread) & (spread >= 2)
 
 
 def guards(likenesses, row, anchors, rules):
@@ -307,8 +318,9 @@ class Ruled:
 class Session:
     """One caller's past with one model in one view; time stands still."""
 
-    def __init__(self, likenesses, rules):
-        self.of, self.rules = likenesses, rules
+    def __init__(self, likenesses, rules, measured=None):
+        """`measured` keeps what was measured between these likenesses, for whoever judges them by many rules."""
+        self.of, self.rules, self.measured = likenesses, rules, measured
         self.never_hit, self.hit = deque(), OrderedDict()
         self.ghosts, self.answered, self.suspicion = deque(), {}, 0
 
@@ -323,6 +335,13 @@ class Session:
             self.answered[self.of.digests[row]] = ruled.anchor
             self._promote(ruled.anchor)
         return ruled
+
+    def _measures(self, row, anchors):
+        if self.measured is None:
+            return measures(self.of, row, anchors, self.rules)
+        if row not in self.measured:
+            self.measured[row] = measures(self.of, row, np.arange(row), self.rules)
+        return self.measured[row].at(anchors)
 
     def _anchors(self):
         return np.fromiter([*self.never_hit, *self.hit], np.int64)
@@ -380,8 +399,7 @@ class Session:
             return Ruled(REPLAY, "exact", anchor=int(exact[0]))
         near = np.zeros(0, np.int64)
         if len(anchors):
-            of = self.of.thumbnails.shape[1] * self.of.thumbnails.shape[2]
-            radius, reason = distances(self.of, row, anchors, rules).reach(rules, of)
+            radius, reason = reach(self.of, row, anchors, self._measures(row, anchors), rules)
             within = radius != ""
             near, radius, reason = anchors[within], radius[within], reason[within]
         if len(near):
@@ -410,7 +428,7 @@ class Session:
         if not self.ghosts:
             return False
         ghosts = np.fromiter(self.ghosts, np.int64)
-        bits = _bits(self.of, row, ghosts, self.rules)
-        most = np.max(coarsely(self.of, row, ghosts, self.rules), axis=0)
-        toned = _tones(self.of, row, ghosts, self.rules) <= self.rules.tone
-        return bool(((bits <= self.rules.suspect_bits) | (most >= self.rules.suspect_cells) | toned).any())
+        found = self._measures(row, ghosts)
+        bits = _counted_bits(self.of, row, ghosts, found, self.rules)
+        coarsely = [near for _, _, near in _coarsely(self.of, row, ghosts, found, self.rules)]
+        return bool(((bits <= self.rules.suspect_bits) | np.any(coarsely, axis=0)).any())

@@ -63,22 +63,23 @@ PROPOSED = {
 
 
 class Tried:
-    """Every recording under any rules; likenesses are made once for each way of making them."""
+    """Every recording under any rules; what is measured is measured once."""
 
     def __init__(self, probes, blinds, traffic):
         self.probes, self.blinds, self.traffic, self.made = probes, blinds, traffic, {}
 
     def likenesses(self, name, number, pictures, rules):
-        key = name, number, rules.mirrored, rules.turned
+        key = name, number, rules.mirrored, rules.turned, rules.tone > 0
         if key not in self.made:
-            self.made[key] = Likenesses(pictures, rules)
+            self.made[key] = Likenesses(pictures, rules), {}
         return self.made[key]
 
     def attack(self, name, rules):
         """(forwarded, replayed, refused) of the probes after the first."""
         count = collections.Counter()
         for number, pictures in enumerate((self.probes | self.blinds)[name]):
-            session = Session(self.likenesses(name, number, pictures, rules), rules)
+            likenesses, measured = self.likenesses(name, number, pictures, rules)
+            session = Session(likenesses, rules, measured)
             count += collections.Counter([session.judge(row).ruling for row in range(len(pictures))][1:])
         return count
 
@@ -86,7 +87,8 @@ class Tried:
         """Rulings of an honest kind, wrong answers and suspects among them."""
         count = collections.Counter(rows=0)
         for number, (pictures, labels) in enumerate(zip(*self.traffic[name], strict=True)):
-            session = Session(self.likenesses(name, number, pictures, rules), rules)
+            likenesses, measured = self.likenesses(name, number, pictures, rules)
+            session = Session(likenesses, rules, measured)
             for row in range(len(pictures)):
                 ruled = session.judge(row)
                 count["rows"] += 1
