@@ -33,7 +33,7 @@ SUBSETS = [
 ]
 # One setting at a time, the others at their defaults.
 ONE = {
-    "reuse_bits": [0, 5, 10, 15, 20, 25],
+    "reuse_bits": [0, 5, 10, 15, 25],
     "reuse_positions": [0, 10, 30, 60, 102],
     "reuse_cells": [56, 60, 62, 63, 64, 65],
     "cell_level": [8, 12, 16, 20, 24],
@@ -49,16 +49,17 @@ ONE = {
     "anchors_never_hit": [1, 8, 32, 128, 512],
 }
 # What the rule has not and could have: fields of rule.py that are no settings of Refrain.
-CONTRAST = {"guard_contrast": 0.5, "suspect_contrast": 0.3, "bits_share": 0.15}
+BOTH = {"suspect_contrast": 0.3, "bits_share": 0.15}
 PROPOSED = {
     "as it is": {},
-    "guard by contrast": {"guard_contrast": 0.5},
     "suspicion by contrast": {"suspect_contrast": 0.3},
     "bits by share": {"bits_share": 0.15},
-    "these three": CONTRAST,
-    "these and tone 0.07": {**CONTRAST, "tone": 0.07},
-    "these and mirrored, turned": {**CONTRAST, "mirrored": True, "turned": True},
-    "all": {**CONTRAST, "tone": 0.07, "mirrored": True, "turned": True},
+    "both": BOTH,
+    "both, guard by contrast": {**BOTH, "guard_contrast": 0.5},
+    "both, mirrored, turned": {**BOTH, "mirrored": True, "turned": True},
+    "both, tone": {**BOTH, "tone": 0.07},
+    "both, tone, mirrored": {**BOTH, "tone": 0.07, "mirrored": True},
+    "both, tone, 4 suspicions": {**BOTH, "tone": 0.07, "suspicions": 4},
 }
 
 
@@ -233,7 +234,7 @@ def main():
     args = parser.parse_args()
     tried = Tried(
         kept("attacks", attacks, args.images, args.queries, args.seed),
-        kept("blinded", blinded, args.images, args.queries // 5, args.seed),
+        kept("blinded", blinded, args.images, args.queries, args.seed),
         kept("honest", honest, args.rows, args.seed),
     )
     with Section("sweep", "Radii and window by measurement (tuning split)", args.seed) as section:
