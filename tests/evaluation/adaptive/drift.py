@@ -1,4 +1,4 @@
-"""A drift chain: from one picture to another by a thousand small steps, each a near-copy of the last. Does the first label follow?"""
+"""A drift chain: from one picture to another by many small steps, each a near-copy of the last. Does the first label follow?"""
 
 import numpy as np
 

@@ -31,16 +31,26 @@ def main():
             for figure in attacker.measure(Ground(world, args.images, args.seed)):
                 print(figure, file=sys.stderr, flush=True)
                 found.append(figure)
-            section.text += table(["variant", "profile", "counted", "came off", "goal"], [row_of(figure) for figure in found]) + "\n"
+            section.text += told(found) + "\n"
             section.data["figures"] += [dataclasses.asdict(figure) for figure in found]
             section.write()
 
 
-def row_of(figure):
-    goal = ""
-    if figure.goal is not None:
-        goal = f"≤ {percent(figure.goal)} " + ("met" if figure.hits <= figure.goal * figure.of else "**missed**")
-    return [figure.variant, figure.profile, figure.counted, share(figure.hits, figure.of), goal]
+def told(figures):
+    """A row for each variant, a column for each profile that it met."""
+    profiles = list(dict.fromkeys(figure.profile for figure in figures))
+    rows = {}
+    for figure in figures:
+        rows.setdefault((figure.variant, figure.counted), {})[figure.profile] = figure
+    return table(["variant", "counted", *profiles], [[*key, *(cell(of.get(profile)) for profile in profiles)] for key, of in rows.items()])
+
+
+def cell(figure):
+    """The share, and whether its goal was met where it has one."""
+    if figure is None:
+        return ""
+    goal = "" if figure.goal is None else " met" if figure.hits <= figure.goal * figure.of else f" **missed**: goal {percent(figure.goal)}"
+    return share(figure.hits, figure.of) + goal
 
 
 if __name__ == "__main__":

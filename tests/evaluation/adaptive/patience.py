@@ -34,5 +34,5 @@ def measure(ground):
             time.sleep(HOUR / 20)
         for day in range(DAYS):
             a_day = true[day] / len(pictures)
-            what = f"{name}, day {day + 1}: {a_day:.1f} true answers a picture of {of[day] / len(pictures):.0f} asked"
+            what = f"{name}, day {day + 1}: {a_day:.1f} true answers a picture"
             yield Figure(NAME, what, "hardened", "probes answered by the model", int(true[day]), int(of[day]))

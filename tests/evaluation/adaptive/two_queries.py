@@ -77,7 +77,7 @@ def measure(ground):
 
 
 def doctor(ground, profile, suspected, name, trick):
-    """Asked are only those pictures whose doctored copy the model sees as something else: elsewhere no other label is to be had."""
+    """The better order of the two. Asked are only those pictures whose doctored copy the model sees as something else: elsewhere no other label is to be had."""
     random = np.random.default_rng(ground.seed)
     hits, of, tried = {"doctored first": 0, "clean first": 0}, 0, 0
     shared = {order: ground.suspected(profile) for order in hits} if suspected else {}
@@ -94,7 +94,6 @@ def doctor(ground, profile, suspected, name, trick):
             given = ask(asker, first)
             got = ask(asker, second)
             hits[order] += got.label is not None and not got.asked_the_model and got.label == given.label != ground.label(second)
-    when = "after suspicion" if suspected else "before suspicion"
-    for order, wrong in hits.items():
-        yield Figure(NAME, f"{name}, {order}, {when}", profile, "wrong label obtained, of all pictures", wrong, tried, 0.01)
-        yield Figure(NAME, f"{name}, {order}, {when}", profile, "of those whose doctored copy has another label", wrong, of)
+    meets = profile if profile == "paper" else f"{profile}, {'suspected' if suspected else 'before suspicion'}"
+    yield Figure(NAME, name, meets, "wrong label obtained, of all pictures", max(hits.values()), tried, 0.01)
+    yield Figure(NAME, name, meets, "of those whose doctored copy has another label", max(hits.values()), of)
