@@ -47,8 +47,8 @@ def beside_the_paper(rows, into):
         places = [at + 0.16 * (number - 2) for at in range(len(rows))]
         axis.bar(places, [row[number + 1] for row in rows], 0.16, color=colour, label=name)
     axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=60, ha="right", fontsize=7)
-    axis.set(ylabel="success, seen in the session", ylim=(0, 1))
-    axis.legend(fontsize=7, ncols=3)
+    axis.set(ylabel="success, seen in the session", ylim=(0, 1.02))
+    axis.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(into, dpi=110)
     pyplot.close(figure)
