@@ -31,7 +31,7 @@ class Rows:
         self.rows.append(row)
         if printed:
             rates = [cells[name].hits("seen") / len(cells[name].outcomes) for name in ("bare", "paper", "hardened")]
-            self.bars.append((" ".join(str(cell) for cell in row[:3]), *printed, *rates))
+            self.bars.append((" ".join(str(cell) for cell in row[:3] if "→" not in str(cell)), *printed, *rates))
         for name, cell in cells.items():
             self.section.data["cells"].append({"row": row[:3], "cell": name, "outcomes": cell.rows()})
         self.section.text = self.before + "\n\n" + table(self.head, self.rows)

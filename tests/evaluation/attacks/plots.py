@@ -40,7 +40,7 @@ def success_by_queries(cells, into):
 
 def beside_the_paper(rows, into):
     """One group of bars for each row: the paper's figure with its defence, ours under both profiles; `rows` are (name, paper without, paper with, bare, paper profile, hardened)."""
-    figure, axis = pyplot.subplots(figsize=(max(6, 0.5 * len(rows)), 3.4))
+    figure, axis = pyplot.subplots(figsize=(max(8, 0.5 * len(rows)), 3.8))
     series = ["the paper: without", "the paper: with", "here: bare", "here: paper profile", "here: hardened"]
     colours = ["0.7", "0.45", "black", "tab:orange", "tab:blue"]
     for number, (name, colour) in enumerate(zip(series, colours, strict=True)):
@@ -48,7 +48,7 @@ def beside_the_paper(rows, into):
         axis.bar(places, [row[number + 1] for row in rows], 0.16, color=colour, label=name)
     axis.set_xticks(range(len(rows)), [row[0] for row in rows], rotation=60, ha="right", fontsize=7)
     axis.set(ylabel="success, seen in the session", ylim=(0, 1.02))
-    axis.legend(fontsize=7, ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axis.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.tight_layout()
     figure.savefig(into, dpi=110)
     pyplot.close(figure)
