@@ -68,7 +68,7 @@ class Triton:
         folder = pathlib.Path(self.folder.name)
         self.repository, self.log = folder / "models", folder / "log"
         self.repository.mkdir()
-        write_repository(self.repository, self.only)
+        self.write_models()
         self.backends = self._backends(folder / "backends")
         if self.prepare_only:
             return self
@@ -85,6 +85,10 @@ class Triton:
     def __exit__(self, *_):
         self.stop()
         self.folder.cleanup()
+
+    def write_models(self):
+        """What it serves; who serves other models writes them instead."""
+        write_repository(self.repository, self.only)
 
     def _backends(self, into):
         """The python backend beside the stub for the Python that the environment was made with."""

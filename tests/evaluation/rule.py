@@ -1,0 +1,434 @@
+"""The rule of src/judgment once more, in numpy: for sweeps over many settings, and for an attacker who judges at home.
+
+`agreement.py` checks it against the sidecar's own rulings; nothing that is reported as Refrain's rests on this copy alone.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections import OrderedDict, deque
+
+import numpy as np
+
+# Set bits of every byte.
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
+
+FORWARD, REPLAY, REFUSE = "forward", "replay", "refuse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """The settings of `[judgment]`, and of `[store]` as far as they decide; the names are theirs."""
+
+    profile: str = "hardened"
+    threshold: float = 0.1
+    tolerance: int = 0
+    flat_contrast: float = 4.0
+    cell_level: int = 16
+    cell_contrast: float = 0.5
+    reuse_bits: int = 10
+    reuse_positions: int = 30
+    reuse_cells: int = 63
+    guard_share: float = 0.95
+    guard_level: int = 20
+    guard_cell: int = 40
+    suspect_bits: int = 25
+    suspect_positions: int = 102
+    suspect_cells: int = 12
+    suspect_level: int = 10
+    suspect_cast_level: int = 8
+    on_suspected: str = "reject"
+    anchors_never_hit: int = 128
+    anchors_hit: int = 128
+    ghosts: int = 1024
+    suspicions: int = 8
+    # What Refrain has not, and the sweep tries: 0 or nothing is off.
+    guard_contrast: float = 0.0  # the guard's levels as a share of the smaller deviation too
+    suspect_contrast: float = 0.0  # the coarse levels likewise, of the coarse cells' deviation; no colour cast is taken off flat pictures
+    bits_share: float = 0.0  # bits count as near only up to this share of all bits set in either hash
+    tone: float = 0.0  # suspect where the levels of all pixels, sorted, differ by at most this share of their spread, wherever they stand
+    mirrored: bool = False  # near its mirror image is suspect
+    turned: bool = False  # and near itself turned by 8 degrees, or at 115 or 87 % of its size; with `mirrored` its mirror image too
+
+    def settings(self, section):
+        """What of `[judgment]` or `[store]` differs from the defaults, as a dictionary."""
+        store = {"anchors_never_hit", "anchors_hit", "ghosts", "suspicions"}
+        changed = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default and f.name != "profile"
+        }
+        return {name: value for name, value in changed.items() if (name in store) == (section == "store")}
+
+
+def _weights(source, result):
+    """How much of each source pixel lies under each result pixel, in whole steps of their common grid."""
+    common = math.gcd(source, result)
+    at, to = np.arange(source), np.arange(result)[:, None]
+    shared = np.minimum((at + 1) * result, (to + 1) * source) - np.maximum(at * result, to * source)
+    return (np.maximum(shared, 0) // common).astype(np.float64)
+
+
+def _sums(pictures, height, width):
+    """Weighted sums under each result pixel, and what the weights of one add up to."""
+    down, across = _weights(pictures.shape[1], height), _weights(pictures.shape[2], width)
+    rows = np.einsum("yh,nhwc->nywc", down, pictures.astype(np.float64), optimize=True)
+    return np.einsum("xw,nywc->nyxc", across, rows, optimize=True), down[0].sum() * across[0].sum()
+
+
+def area_average(pictures, height, width):
+    """The exact area average, halves rounded up: (n, h, w, 3) levels to (n, height, width, 3)."""
+    if pictures.shape[1:3] == (height, width):
+        return pictures
+    sums, weight = _sums(pictures, height, width)
+    return ((sums + weight // 2) // weight).astype(np.uint8)
+
+
+def _cosines(side):
+    """The rows of the orthonormal DCT-II of which the sixteen lowest frequencies are kept."""
+    frequency, at = np.arange(16)[:, None], np.arange(side)
+    basis = np.cos(np.pi * (2 * at + 1) * frequency / (2 * side)) * np.sqrt(2 / side)
+    basis[0] /= np.sqrt(2)
+    return basis
+
+
+def _thumbnails(pictures):
+    return pictures if max(pictures.shape[1:3]) <= 32 else area_average(pictures, 32, 32)
+
+
+def _seen_at(turn, size):
+    """A thumbnail turned by so many degrees and at so much of its size, its edges drawn out."""
+
+    def way(thumbnails):
+        side = thumbnails.shape[1]
+        y, x = (np.mgrid[0:side, 0:side] - (side - 1) / 2) / size
+        sine, cosine = np.sin(np.radians(turn)), np.cos(np.radians(turn))
+        rows = np.clip(np.rint(cosine * y - sine * x + (side - 1) / 2), 0, side - 1).astype(int)
+        columns = np.clip(np.rint(sine * y + cosine * x + (side - 1) / 2), 0, side - 1).astype(int)
+        return thumbnails[:, rows, columns]
+
+    return way
+
+
+def warps(rules):
+    """The ways in which a row is looked at beside its own, where the rules say so."""
+    upright = [_seen_at(turn, size) for turn, size in ((8, 1), (-8, 1), (0, 1.15), (0, 0.87))] if rules.turned else []
+    mirrored = [lambda thumbnails: thumbnails[:, :, ::-1]] if rules.mirrored else []
+    return upright + mirrored + [lambda thumbnails, way=way: way(thumbnails)[:, :, ::-1] for way in upright if mirrored]
+
+
+class Likenesses:
+    """What is kept of each of many pictures of one size, (n, h, w, 3) levels, to compare them by."""
+
+    def __init__(self, pictures, rules=None):
+        rules = rules or Rules()
+        pictures = np.ascontiguousarray(pictures, np.uint8)
+        count = len(pictures)
+        self.digests = [hashlib.blake2b(picture.tobytes() + str(picture.shape).encode(), digest_size=16).digest() for picture in pictures]
+        self.thumbnails = _thumbnails(pictures)
+        side = 16 if max(pictures.shape[1:3]) <= 32 else 32
+        self.sides = np.full(count, side)
+
+        sums, weight = _sums(self.thumbnails, side, side)
+        grey = sums @ np.array([299.0, 587.0, 114.0]) / (1000 * weight)
+        basis = _cosines(side)
+        block = np.floor(basis @ grey @ basis.T + 0.5 + 1e-6).astype(np.int64).reshape(count, 256)
+        total, direct = block.sum(1), block[:, 0]
+        if rules.profile == "paper":
+            bits = block * 256 > total[:, None]
+            self.flat = np.zeros(count, bool)
+        else:
+            mean = (2 * (total - direct) + 255) // 510
+            bits = block > np.maximum(mean, 0)[:, None]
+            self.flat = (block[:, 1:] ** 2).sum(1) < rules.flat_contrast**2 * side * side
+        self.hashes = np.packbits(bits, axis=1)
+
+        self.fine = area_average(self.thumbnails, 8, 8).reshape(count, 64, 3)
+        self.coarse = area_average(self.thumbnails, 4, 4).reshape(count, 16, 3)
+        self.coarse_deviations = self.coarse.astype(np.float64).std(1).mean(1)
+        self.set_bits = ONES[self.hashes].sum(1, dtype=np.int64)
+        ranked = np.sort(self.thumbnails.reshape(count, -1, 3), axis=1).astype(np.float32)
+        self.tones = np.stack([part.mean(1) for part in np.array_split(ranked, 16, axis=1)], 1)
+        self.spreads = self.tones.std(1).mean(1)
+        ways = warps(rules)
+        self.warped = np.stack([area_average(way(self.thumbnails), 4, 4).reshape(count, 16, 3) for way in ways], 1) if ways else None
+        fine = self.fine.astype(np.int64)
+        spread = (64 * (fine**2).sum(1) - fine.sum(1) ** 2).sum(1)
+        self.deviations = np.sqrt(spread / (3 * 64 * 64)).astype(np.float32)
+        shown = area_average(self.thumbnails, side, side) if rules.profile == "paper" else self.thumbnails
+        wide = shown.reshape(count, -1, 3).astype(np.uint32)
+        self.positions = wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
+
+    def __len__(self):
+        return len(self.digests)
+
+    def of(self, rows):
+        """Those of some rows."""
+        some = object.__new__(type(self))
+        some.digests = [self.digests[row] for row in rows]
+        for name, value in vars(self).items():
+            if name != "digests":
+                setattr(some, name, None if value is None else value[rows])
+        return some
+
+    @classmethod
+    def joined(cls, parts):
+        """One of many, all with thumbnails of one size."""
+        whole = object.__new__(cls)
+        whole.digests = [digest for part in parts for digest in part.digests]
+        for name in (
+            "thumbnails",
+            "sides",
+            "flat",
+            "hashes",
+            "fine",
+            "coarse",
+            "deviations",
+            "positions",
+            "coarse_deviations",
+            "set_bits",
+            "tones",
+            "spreads",
+        ):
+            setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
+        whole.warped = None if parts[0].warped is None else np.concatenate([part.warped for part in parts])
+        return whole
+
+
+@dataclasses.dataclass
+class Measures:
+    """How far one row is from each of some other rows, by every measure, before any rule says how near is near.
+
+    Cells come ranked, the nearest first: so many are within a level if the last of so many is.
+    """
+
+    bits: np.ndarray
+    positions: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+    cast: np.ndarray  # doubled, as the median of sixteen is the mean of two
+    warped: np.ndarray | None
+    tone: np.ndarray
+
+    def at(self, anchors):
+        return Measures(*(None if value is None else value[anchors] for value in vars(self).values()))
+
+
+def _apart(a, b):
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def measures(of, row, anchors, rules):
+    """From one row to others, by their places."""
+    if rules.tolerance == 0:
+        positions = (of.positions[anchors] != of.positions[row]).sum(1)
+    else:
+        positions = (_apart(of.thumbnails[anchors], of.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
+    coarse, warped = of.coarse[anchors], None
+    if of.warped is not None:
+        warped = np.min([_after_cast(coarse, grid) for grid in of.warped[row]], axis=0)
+    return Measures(
+        ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64),
+        positions,
+        np.sort(_apart(of.fine[anchors], of.fine[row]).max(2), axis=1),
+        np.sort(_apart(coarse, of.coarse[row]).max(2), axis=1),
+        _after_cast(coarse, of.coarse[row]),
+        warped,
+        np.abs(of.tones[anchors] - of.tones[row]).mean((1, 2)) if rules.tone else np.zeros(len(positions)),
+    )
+
+
+def _after_cast(coarse, grid):
+    difference = coarse.astype(np.int16) - grid
+    ranked = np.sort(difference, axis=1)
+    cast = ranked[:, 7] + ranked[:, 8]
+    return np.sort(np.abs(2 * difference - cast[:, None]).max(2), axis=1)
+
+
+def _within(ranked, needed, level):
+    """Whether at least so many of the ranked distances are within the level of each."""
+    if needed > ranked.shape[1]:
+        return np.zeros(len(ranked), bool)
+    return ranked[:, needed - 1] <= level
+
+
+def reach(of, row, anchors, found, rules):
+    """For each anchor the innermost radius, "reuse", "suspect" or "", and the first reason for it."""
+    size = of.thumbnails.shape[1] * of.thumbnails.shape[2]
+    bits = _counted_bits(of, row, anchors, found, rules)
+    smaller = np.minimum(of.deviations[anchors], of.deviations[row])
+    level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
+    tests = [
+        ("reuse", "bits", bits <= rules.reuse_bits),
+        ("reuse", "pixels", found.positions <= rules.reuse_positions * size // 1024),
+        ("reuse", "cells", _within(found.fine, rules.reuse_cells, level)),
+        ("suspect", "bits", bits <= rules.suspect_bits),
+        ("suspect", "pixels", found.positions <= rules.suspect_positions * size // 1024),
+        *_coarsely(of, row, anchors, found, rules),
+    ]
+    hits = [hit for _, _, hit in tests]
+    return np.select(hits, [radius for radius, _, _ in tests], ""), np.select(hits, [reason for _, reason, _ in tests], "")
+
+
+def _counted_bits(of, row, anchors, found, rules):
+    bits = found.bits
+    if rules.profile == "hardened":
+        bits = np.where(of.flat[anchors] | of.flat[row], 10_000, bits)
+    if rules.bits_share:
+        bits = np.where(bits <= rules.bits_share * (of.set_bits[anchors] + of.set_bits[row]), bits, 10_000)
+    return bits
+
+
+def _coarsely(of, row, anchors, found, rules):
+    """What makes a row suspect beside bits and positions."""
+    level, cast_level, tinted = rules.suspect_level, rules.suspect_cast_level, True
+    if rules.suspect_contrast:
+        most = (rules.suspect_contrast * np.minimum(of.coarse_deviations[anchors], of.coarse_deviations[row])).astype(np.int64)
+        level, cast_level, tinted = np.minimum(level, most), np.minimum(cast_level, most), most >= 1
+    yield "suspect", "coarse", _within(found.coarse, rules.suspect_cells, level)
+    yield "suspect", "colour_cast", _within(found.cast, rules.suspect_cells, 2 * cast_level) & tinted
+    if found.warped is not None:
+        yield "suspect", "warped", _within(found.warped, rules.suspect_cells, 2 * cast_level) & tinted
+    if rules.tone:
+        spread = np.minimum(of.spreads[anchors], of.spreads[row])
+        yield "suspect", "tone", (found.tone <= rules.tone * spread) & (spread >= 2)
+
+
+def guards(likenesses, row, anchors, rules):
+    """Whether each anchor's answer may serve the row."""
+    thumbnails = likenesses.thumbnails
+    outside = int((1 - rules.guard_share) * thumbnails.shape[1] * thumbnails.shape[2] + 1e-6)
+    level, cell = np.int64(rules.guard_level), np.int64(rules.guard_cell)
+    if rules.guard_contrast:
+        most = (rules.guard_contrast * np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])).astype(np.int64)
+        level, cell = np.minimum(level, most)[:, None, None], np.minimum(cell, 2 * most)
+    beyond = (_apart(thumbnails[anchors], thumbnails[row]).max(3) > level).sum((1, 2))
+    farthest = _apart(likenesses.fine[anchors], likenesses.fine[row]).max((1, 2))
+    return (beyond <= outside) & (farthest <= cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ruled:
+    """What became of one row, why, whether it counts, and which row answers for it."""
+
+    ruling: str
+    reason: str
+    suspect: bool = False
+    anchor: int | None = None
+
+
+class Session:
+    """One caller's past with one model in one view; time stands still."""
+
+    def __init__(self, likenesses, rules, measured=None):
+        """`measured` keeps what was measured between these likenesses, for whoever judges them by many rules."""
+        self.of, self.rules, self.measured = likenesses, rules, measured
+        self.never_hit, self.hit = deque(), OrderedDict()
+        self.ghosts, self.answered, self.suspicion = deque(), {}, 0
+
+    def judge(self, row):
+        """Rules on the row at this place of the likenesses, and remembers it."""
+        ruled = self._by_the_paper(row) if self.rules.profile == "paper" else self._hardened(row)
+        if ruled.ruling == FORWARD:
+            if ruled.suspect:
+                self.suspicion = min(self.suspicion + 1, self.rules.suspicions)
+            self._add(row)
+        elif ruled.ruling == REPLAY and self.rules.profile == "hardened" and ruled.reason != "exact":
+            self.answered[self.of.digests[row]] = ruled.anchor
+            self._promote(ruled.anchor)
+        return ruled
+
+    def _measures(self, row, anchors):
+        if self.measured is None:
+            return measures(self.of, row, anchors, self.rules)
+        if row not in self.measured:
+            self.measured[row] = measures(self.of, row, np.arange(row), self.rules)
+        return self.measured[row].at(anchors)
+
+    def _anchors(self):
+        return np.fromiter([*self.never_hit, *self.hit], np.int64)
+
+    def _add(self, row):
+        self.never_hit.append(row)
+        kept = 1 if self.rules.profile == "paper" else self.rules.anchors_never_hit
+        while len(self.never_hit) > kept:
+            self._leave(self.never_hit.popleft())
+
+    def _leave(self, anchor):
+        self.ghosts.append(anchor)
+        while len(self.ghosts) > self.rules.ghosts:
+            self.ghosts.popleft()
+
+    def _promote(self, anchor):
+        if anchor in self.hit:
+            self.hit.move_to_end(anchor)
+            return
+        self.never_hit.remove(anchor)
+        self.hit[anchor] = None
+        while len(self.hit) > self.rules.anchors_hit:
+            self._leave(self.hit.popitem(last=False)[0])
+
+    def _nearest(self, row, anchors):
+        pixels = self.of.thumbnails
+        difference = np.abs(pixels[anchors].astype(np.int16) - pixels[row]).sum((1, 2, 3))
+        return int(anchors[np.argmin(difference)])
+
+    def _by_the_paper(self, row):
+        if not self.never_hit:
+            return Ruled(FORWARD, "new")
+        anchor = self.never_hit[0]
+        if self.of.digests[anchor] == self.of.digests[row]:
+            return Ruled(REPLAY, "exact", anchor=anchor)
+        bits = int(ONES[self.of.hashes[anchor] ^ self.of.hashes[row]].sum())
+        if bits <= int(self.rules.threshold * 256 + 1e-6):
+            return Ruled(REPLAY, "bits", anchor=anchor)
+        of = int(self.of.sides[row]) ** 2
+        same = self.of.sides[anchor] == self.of.sides[row]
+        positions = int((self.of.positions[anchor] != self.of.positions[row]).sum()) if same else of
+        similar = positions <= int(self.rules.threshold * of + 1e-6)
+        return Ruled(REPLAY, "pixels", anchor=anchor) if similar else Ruled(FORWARD, "new")
+
+    def _hardened(self, row):
+        rules, digest = self.rules, self.of.digests[row]
+        anchors = self._anchors()
+        before = self.answered.get(digest)
+        if before is not None and before in anchors:
+            return Ruled(REPLAY, "exact", anchor=before)
+        exact = [anchor for anchor in anchors if self.of.digests[anchor] == digest]
+        if not exact and any(self.of.digests[ghost] == digest for ghost in self.ghosts):
+            return Ruled(FORWARD, "exact")
+        if exact:
+            return Ruled(REPLAY, "exact", anchor=int(exact[0]))
+        near = np.zeros(0, np.int64)
+        if len(anchors):
+            radius, reason = reach(self.of, row, anchors, self._measures(row, anchors), rules)
+            within = radius != ""
+            near, radius, reason = anchors[within], radius[within], reason[within]
+        if len(near):
+            guarded = guards(self.of, row, near, rules)
+            reusable = guarded & (radius == "reuse")
+            if reusable.any():
+                anchor = self._nearest(row, near[reusable])
+                return Ruled(REPLAY, str(reason[near == anchor][0]), anchor=anchor)
+            closest = self._nearest(row, near)
+            why = str(reason[near == closest][0]) if radius[near == closest][0] == "suspect" else "unguarded"
+        elif self._haunted(row):
+            guarded, why = np.zeros(0, bool), "ghost"
+        else:
+            return Ruled(FORWARD, "new")
+        if self.suspicion < rules.suspicions:
+            return Ruled(FORWARD, why, suspect=True)
+        if guarded.any():
+            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near[guarded]))
+        if rules.on_suspected == "forward":
+            return Ruled(FORWARD, why, suspect=True)
+        if rules.on_suspected == "replay" and len(near):
+            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near))
+        return Ruled(REFUSE, "suspected", suspect=True)
+
+    def _haunted(self, row):
+        if not self.ghosts:
+            return False
+        ghosts = np.fromiter(self.ghosts, np.int64)
+        found = self._measures(row, ghosts)
+        bits = _counted_bits(self.of, row, ghosts, found, self.rules)
+        coarsely = [near for _, _, near in _coarsely(self.of, row, ghosts, found, self.rules)]
+        return bool(((bits <= self.rules.suspect_bits) | np.any(coarsely, axis=0)).any())

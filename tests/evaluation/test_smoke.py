@@ -1,0 +1,88 @@
+"""A small part of the evaluation that every `tests/run` makes: four attacks on a classifier that nobody here trained, on 20 labelled
+pictures out of a package, over real gRPC. Nothing is fetched or trained for it.
+
+Each bound fails where the defence is off: `REFRAIN_SMOKE_GUARD=off` shows it.
+"""
+
+import os
+
+import classifiers
+import data
+import numpy as np
+import pytest
+from asking import Asker, Refused
+from attacks import library, norms
+from attacks.attempt import Attempt, judged
+from world import World
+
+GUARD = os.environ.get("REFRAIN_SMOKE_GUARD", "hardened")
+BUDGET, SEED = 200, 1
+
+# By name: the attack, its norm, how many of the pictures it is tried on, and how many the bare model loses to it at least.
+ATTACKS = {
+    "Square": (library.square(8), norms.linf(8), 10, 7),
+    "SimBA": (library.simba, norms.l2(), 10, 5),
+    "one-pixel": (library.one_pixel(5), norms.pixels(5), 10, 3),
+    "Boundary": (library.boundary, norms.l2(), 6, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def world():
+    with World([classifiers.CONVERTED]) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def right():
+    """The pictures that the bare model gets right, with their labels."""
+    pictures, labels = data.samples()
+    found = classifiers.local(classifiers.CONVERTED)(pictures).argmax(1)
+    assert (found == labels).sum() >= 15, "the converted classifier is worse than it was"
+    return [(picture, label) for picture, label, one in zip(pictures, labels, found, strict=True) if one == label]
+
+
+def outcomes(world, right, guard, name, budget=BUDGET):
+    attack, within, most, _ = ATTACKS[name]
+    made, local = [], classifiers.local(classifiers.CONVERTED)
+    for index, (picture, label) in enumerate(right[:most]):
+        np.random.seed(SEED + index)
+        attempt = Attempt(Asker(world.address(guard), classifiers.CONVERTED, budget=budget), picture, label, within)
+        made.append(judged(attempt, index, attempt.run(attack), local, world.address(guard)))
+    return made
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_that_beats_the_bare_model_learns_nothing(world, right, name):
+    least = ATTACKS[name][3]
+    guarded = outcomes(world, right, GUARD, name)
+    assert sum(each.seen for each in guarded) == 0, guarded
+    assert sum(each.forwarded for each in guarded) <= 0.2 * sum(each.queries for each in guarded), guarded
+    if least:
+        bare = outcomes(world, right, "bare", name)
+        assert sum(each.seen for each in bare) >= least, bare
+
+
+def test_different_pictures_are_all_forwarded_and_answered_as_by_the_model(world, right):
+    asker, local = Asker(world.address(GUARD), classifiers.CONVERTED), classifiers.local(classifiers.CONVERTED)
+    for picture, _ in right:
+        answer = asker.ask(picture)
+        assert not answer.replayed and answer.label == local(picture[np.newaxis])[0].argmax()
+    assert asker.refused == 0
+
+
+def test_an_exact_retry_has_the_same_answer_and_the_model_is_not_asked(world, right):
+    asker = Asker(world.address(GUARD), classifiers.CONVERTED)
+    first = [asker.ask(picture) for picture, _ in right[:5]]
+    again = [asker.ask(picture) for picture, _ in right[:5]]
+    for one, two in zip(first, again, strict=True):
+        assert two.replayed and np.array_equal(one.probabilities, two.probabilities)
+
+
+def test_a_search_that_goes_on_is_refused_once_it_is_suspected(world, right):
+    picture, dice = right[0][0].astype(int), np.random.default_rng(SEED)
+    asker = Asker(world.address(GUARD), classifiers.CONVERTED)
+    asker.ask(right[0][0])
+    with pytest.raises(Refused):
+        for _ in range(100):  # coarse noise: too far to be answered from memory, too near to be another picture
+            asker.ask(np.clip(picture + dice.normal(0, 20, picture.shape), 0, 255).astype(np.uint8))
