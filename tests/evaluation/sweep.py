@@ -10,6 +10,8 @@ import sys
 
 import matplotlib
 import numpy as np
+from adaptive import at_home
+from adaptive.ground import Ground
 from recordings import attacks, blinded, honest, kept
 from report import RESULTS, Section, percent, share, table
 from rule import FORWARD, REFUSE, REPLAY, Likenesses, Rules, Session
@@ -112,6 +114,11 @@ def missed(found, which="attacks"):
     return sum(c.get(FORWARD, 0) for c in counts) / sum(sum(c.values()) for c in counts)
 
 
+def asked(found, name):
+    count = (found["attacks"] | found["blinded"])[name]
+    return count.get(FORWARD, 0) / sum(count.values())
+
+
 NATURAL = {"recompressed", "shots", "video, moving", "video, face", "CIFAR-10 augmented"}  # near-copies by nature
 
 
@@ -183,6 +190,23 @@ def contributions(tried):
     return found, text + "\n#### Honest rows replayed / refused / answered wrong, per cent\n\n" + table(["traffic", *found], cost)
 
 
+def judged_at_home(images, seed):
+    """Under each of the proposed rules: how many of the probes that an attacker picks at home, by those rules, the model answers."""
+    rows = []
+    for name, settings in PROPOSED.items():
+        random, true, of = np.random.default_rng(seed), 0, 0
+        ground = Ground(None, images, seed, "tuning")
+        for picture, label in zip(ground.pictures[:images], ground.labels, strict=False):
+            home = at_home.Home(picture, changed(settings))
+            for _ in range(at_home.PROBES):
+                chosen = at_home.choose(ground, home, picture, label, at_home.MILD, random)
+                if chosen is not None:
+                    true, of = true + (home.sent(chosen).ruling == FORWARD), of + 1
+        rows.append([name, share(true, of)])
+        print("at home", rows[-1], file=sys.stderr, flush=True)
+    return table(["rules", f"of {at_home.PROBES} probes a picture, the best of {at_home.DRAWS} mild transforms each"], rows)
+
+
 def curve(tried):
     """All radii of reuse, or all of suspicion, drawn in or out together."""
     reuse, suspect, found = Rules(), Rules(), {"reuse": [], "suspect": []}
@@ -206,21 +230,22 @@ def curve(tried):
 
 
 def plot(curves, variants):
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True)
-    for axis, what, title in (
-        (left, "wrong", "wrong answers to distinct honest pictures, %"),
-        (right, REFUSE, "refused distinct honest pictures, %"),
-    ):
-        for which, points in curves.items():
-            x, y = [100 * harmed(f, what) for _, f in points], [100 * missed(f) for _, f in points]
-            axis.plot(x, y, marker="o", markersize=3, label=f"{which} radii × 0 … 3")
+    """Searches against wrong answers, where the radii of reuse matter; blinded probes against refusals, where those of suspicion do."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.6))
+    sides = [("attacks", "wrong", "answered wrong"), ("blinded", REFUSE, "refused")]
+    for axis, (which, what, said) in zip(axes, sides, strict=True):
+        for name, points in curves.items():
+            x, y = [100 * harmed(f, what) for _, f in points], [100 * missed(f, which) for _, f in points]
+            axis.plot(x, y, marker="o", markersize=3, label=f"radii of {name} × 0 … 3")
             for (scale, _), at in zip(points, zip(x, y, strict=True), strict=True):
                 axis.annotate(f"{scale:g}", at, fontsize=7)
-        for name, found in variants.items():
-            axis.plot(100 * harmed(found, what), 100 * missed(found), marker="x", linestyle="", label=name)
-        axis.set_xlabel(title)
-    left.set_ylabel("probes that the model answered, %")
-    right.legend(fontsize=7)
+        for marker, (name, found) in zip("XsPD^v<>*", variants.items(), strict=False):
+            axis.plot(100 * harmed(found, what), 100 * missed(found, which), marker=marker, linestyle="", label=name)
+        axis.set_xlabel(f"distinct honest pictures {said}, %")
+        axis.set_ylabel(
+            "probes of searches that the model answered, %" if which == "attacks" else "blinded probes that the model answered, %"
+        )
+    axes[1].legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(RESULTS / "sweep.png", dpi=110)
 
@@ -259,7 +284,14 @@ def main():
             ],
         )
         section.write()
+        section.text += "\nProbes that the model answered:\n\n" + table(
+            ["attack", *variants],
+            [[name, *(percent(asked(f, name)) for f in variants.values())] for name in tried.probes | tried.blinds],
+        )
+        section.write()
         print(section.text, file=sys.stderr, flush=True)
+        section.text += "\n### The judge at home, under each\n\n" + judged_at_home(args.images, args.seed)
+        section.write()
         section.data["subsets"], text = contributions(tried)
         section.text += f"\n### What each distance contributes\n\n{text}"
         section.write()

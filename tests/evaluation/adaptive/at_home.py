@@ -17,22 +17,25 @@ MILD = chain(maybe(turned(8)), maybe(cropped(0.88)), maybe(shifted(2)), maybe(li
 class Home:
     """His copy of the rule, with every picture that he asked about."""
 
-    def __init__(self, first):
-        self.rules, self.rows = Rules(), [first]
-        self.session = Session(Likenesses(first[np.newaxis]), self.rules)
+    def __init__(self, first, rules=None):
+        self.rules = rules or Rules()
+        self.session = Session(self.seen(first), self.rules)
         self.session.judge(0)
+
+    def seen(self, picture):
+        return Likenesses(picture[np.newaxis], self.rules)
 
     def would_pass(self, picture):
         """Whether it would be forwarded unsuspected; nothing is remembered of the question."""
         kept = self.session.of
-        self.session.of = Likenesses.joined([kept, Likenesses(picture[np.newaxis])])
+        self.session.of = Likenesses.joined([kept, self.seen(picture)])
         ruled = self.session._hardened(len(kept))
         self.session.of = kept
         return ruled.ruling == FORWARD and not ruled.suspect
 
     def sent(self, picture):
         """Remembers what he sent, and says how it will be ruled."""
-        self.session.of = Likenesses.joined([self.session.of, Likenesses(picture[np.newaxis])])
+        self.session.of = Likenesses.joined([self.session.of, self.seen(picture)])
         return self.session.judge(len(self.session.of) - 1)
 
 

@@ -35,13 +35,13 @@ class Reply:
 
 
 class Ground:
-    """Pictures of the report split that the model gets right, in an order drawn from the seed."""
+    """Pictures of one split that the model gets right, in an order drawn from the seed."""
 
-    def __init__(self, world, count, seed):
+    def __init__(self, world, count, seed, split="report"):
         self.world, self.count, self.seed = world, count, seed
         self.random = np.random.default_rng(seed)
         self.network = classifiers.local(classifiers.CONVERTED)
-        pictures, labels = data.split("report")
+        pictures, labels = data.split(split)
         order = self.random.permutation(len(pictures))
         pictures, labels = pictures[order], labels[order]
         right = self.says(pictures) == labels
