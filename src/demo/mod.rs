@@ -32,8 +32,8 @@ mod random;
 use std::io::Write;
 use std::net::SocketAddr;
 
-pub use duel::{Duel, Trial};
-pub use latency::{Latency, quantile};
+pub use duel::{Duel, Fate, Step, Trial};
+pub use latency::{Histogram, Latency, quantile};
 pub use random::Random;
 
 use crate::config::Mistakes;
