@@ -12,10 +12,13 @@ use refrain::demo::page::page;
 use refrain::demo::photos::Photo;
 use refrain::demo::{Fate, Plan, Story, quantile, run};
 use roxmltree::{Document, Node, ParsingOptions};
+use tokio::sync::OnceCell;
 
-async fn story() -> Story {
+/// One run for all tests of this file.
+async fn story() -> &'static Story {
+    static STORY: OnceCell<Story> = OnceCell::const_new();
     let plan = Plan { seed: 3, photos: 2, budget: 150, pairs: 5 };
-    run(plan, &mut std::io::sink(), &|_| {}).await.unwrap()
+    STORY.get_or_init(async || run(plan, &mut std::io::sink(), &|_| {}).await.unwrap()).await
 }
 
 fn text_of(story: &Story) -> String {
@@ -44,7 +47,7 @@ fn classed<'a>(document: &'a Document<'a>, class: &'a str) -> impl Iterator<Item
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_is_well_formed_and_needs_nothing_else() {
-    let text = text_of(&story().await);
+    let text = text_of(story().await);
     assert!(text.starts_with("<!DOCTYPE html>\n<html lang=\"en\">"));
     let document = parsed(&text);
     for never in ["script", "link", "iframe", "object", "embed", "form", "base", "use", "a"] {
@@ -74,7 +77,7 @@ async fn the_page_is_well_formed_and_needs_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_can_be_read_without_seeing_it() {
-    let text = text_of(&story().await);
+    let text = text_of(story().await);
     let document = parsed(&text);
     let mut names: Vec<&str> = document.descendants().filter_map(|node| node.attribute("id")).collect();
     for node in document.descendants() {
@@ -110,7 +113,7 @@ fn columns(row: Node<'_, '_>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_the_pictures_of_the_run() {
     let story = story().await;
-    let text = text_of(&story);
+    let text = text_of(story);
     let document = parsed(&text);
     let shown: Vec<Vec<u8>> = all(&document, "img")
         .map(|image| {
@@ -134,7 +137,7 @@ async fn the_page_shows_the_pictures_of_the_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_has_the_figures_of_the_run() {
     let story = story().await;
-    let text = text_of(&story);
+    let text = text_of(story);
     let document = parsed(&text);
     let tables: Vec<_> = classed(&document, "numbers").collect();
     assert_eq!(tables.len(), story.duels.len());
@@ -191,7 +194,7 @@ async fn the_page_has_the_figures_of_the_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_put_into_the_page_is_escaped() {
-    let mut story = story().await;
+    let mut story = story().await.clone();
     let wild = "<script>alert('&amp;')</script>\"onload=\"x";
     (story.photos[0].author, story.photos[0].shows) = (wild, wild);
     let text = text_of(&story);
