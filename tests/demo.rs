@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use refrain::demo::attack::Attack;
 use refrain::demo::model::{Classifier, LABELS, top};
 use refrain::demo::photos::{Photo, all};
-use refrain::demo::{Duel, Plan, Story, run};
+use refrain::demo::{Duel, Fate, Plan, Step, Story, run};
 
 #[test]
 fn the_classifier_says_of_the_photos_what_their_readme_says() {
@@ -62,6 +63,15 @@ async fn the_counts_add_up_and_every_result_is_listed() {
                 }
                 assert_eq!(outcome.label, bare.label);
             }
+            let fates = |course: &[Step], fate| course.iter().filter(|step| step.fate == fate).count() as u64;
+            let through =
+                [Fate::Forward, Fate::Replay, Fate::Refuse].map(|fate| fates(&trial.refrain_course, fate));
+            assert_eq!(through, [trial.forwarded, trial.short_circuited(), refrain.refused]);
+            assert_eq!(trial.bare_course.len() as u64, bare.asked);
+            assert_eq!(fates(&trial.bare_course, Fate::Forward), bare.asked);
+            for course in [&trial.bare_course, &trial.refrain_course] {
+                assert!(course.is_sorted_by_key(|step| step.at), "one question after the other");
+            }
         }
     }
     assert_eq!((story.latency.forwarded.len(), story.latency.held.len()), (SMALL.pairs, SMALL.pairs));
@@ -79,9 +89,16 @@ async fn the_counts_add_up_and_every_result_is_listed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_repeats_to_the_last_query_and_another_does_not() {
     let ((first, ..), (again, ..)) = (told(SMALL).await, told(SMALL).await);
-    assert_eq!(first.duels, again.duels);
+    assert_eq!(without_times(first.duels.clone()), without_times(again.duels));
     let (other, ..) = told(Plan { seed: 4, ..SMALL }).await;
-    assert_ne!(first.duels, other.duels);
+    assert_ne!(without_times(first.duels), without_times(other.duels));
+}
+
+fn without_times(mut duels: Vec<Duel>) -> Vec<Duel> {
+    let trials = duels.iter_mut().flat_map(|duel| &mut duel.trials);
+    let courses = trials.flat_map(|trial| [&mut trial.bare_course, &mut trial.refrain_course]);
+    courses.flatten().for_each(|step| step.at = Duration::ZERO);
+    duels
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,6 +192,21 @@ const RULES: &[Rule] = &[
         outside: &["json_patch", "k8s_openapi", "serde", "serde_json"],
         why: "what becomes of a pod is decided by the pod and the settings: no clock, no network, no async, no logging",
     },
+    Rule {
+        module: "demo/page",
+        ours: &[
+            "demo::DemoError",
+            "demo::Story",
+            "demo::duel",
+            "demo::latency",
+            "demo::model",
+            "demo::photos",
+            "demo::report",
+        ],
+        // `humantime_serde` for the date, `tempfile` for a file that is whole or not there.
+        outside: &["askama", "base64", "humantime_serde", "tempfile", "thiserror"],
+        why: "the page is made of a story that was told: it asks nobody and waits for nothing",
+    },
 ];
 
 #[test]

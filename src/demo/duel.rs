@@ -2,14 +2,18 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::attack::{Attack, Outcome};
+use super::attack::{Attack, Oracle, Outcome};
 use super::client::{Client, Reply};
 use super::model::top;
-use super::photos::Photo;
+use super::photos::{Photo, Picture};
 use super::random::Random;
+use super::server::ModelServer;
 use super::world::World;
 use super::{DemoError, Progress};
 
@@ -35,6 +39,30 @@ pub struct Trial {
     pub forwarded: u64,
     /// The bare model's class for the best picture that the attacker found through Refrain.
     pub transferred: usize,
+    /// Each question to the bare model, in order.
+    pub bare_course: Vec<Step>,
+    /// Each question through Refrain, in order.
+    pub refrain_course: Vec<Step>,
+}
+
+/// One question of an attack, as somebody sees it who stands beside the model server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When its reply was there, since the attackers of this side began.
+    pub at: Duration,
+    /// What was done with it.
+    pub fate: Fate,
+}
+
+/// What was done with one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The model was asked.
+    Forward,
+    /// It was answered, and the model was not asked.
+    Replay,
+    /// It was refused.
+    Refuse,
 }
 
 impl Trial {
@@ -78,17 +106,20 @@ pub(super) async fn fight(
     let budget = budget.min(attack.budget());
     let before = world.totals();
     let session = |photo: &Photo| format!("{}/{}", attack.name(), photo.name);
-    let attack_on = |server: SocketAddr, caller: String, photo: &Photo| {
-        let (name, picture) = (photo.name, photo.picture.clone());
+    let attack_on = |server: SocketAddr, caller: String, photo: &Photo, since: Instant| {
+        let (name, picture, model) = (photo.name, photo.picture.clone(), Arc::clone(&world.model));
         async move {
-            let mut client = Client::connect(server, &caller).await?;
+            let client = Client::connect(server, &caller).await?;
+            let mut watched = Watched { client, model, caller, since, forwarded: 0, course: Vec::new() };
             // The same numbers on both sides: until the answers differ, the same questions are asked.
             let random = Random::of(seed, &format!("{}/{name}", attack.name()));
-            attack.run(&mut client, &picture, budget, random).await
+            let outcome = attack.run(&mut watched, &picture, budget, random).await?;
+            Ok((outcome, watched.course))
         }
     };
     let against = |server: SocketAddr, side: &'static str, note: &'static str| {
-        let on = |photo| attack_on(server, format!("{side}{}", session(photo)), photo);
+        let since = Instant::now();
+        let on = |photo| attack_on(server, format!("{side}{}", session(photo)), photo, since);
         let tasks: Vec<_> = photos.iter().map(on).collect();
         all(tasks, move |done| progress(&format!("{} {note}: {done} photos done", attack.name())))
     };
@@ -97,7 +128,7 @@ pub(super) async fn fight(
 
     let mut verifier = Client::connect(world.bare, "verifier").await?;
     let mut trials = Vec::with_capacity(photos.len());
-    for ((photo, bare), refrain) in photos.iter().zip(bare).zip(refrain) {
+    for ((photo, (bare, bare_course)), (refrain, refrain_course)) in photos.iter().zip(bare).zip(refrain) {
         let forwarded = world.model.asked_by(&session(photo));
         let transferred = match verifier.ask(&refrain.best).await? {
             Reply::Scores(scores) => top(&scores),
@@ -109,7 +140,8 @@ pub(super) async fn fight(
                 photo.name, refrain.asked, refrain.refused
             )));
         }
-        trials.push(Trial { photo: photo.name, bare, refrain, forwarded, transferred });
+        let photo = photo.name;
+        trials.push(Trial { photo, bare, refrain, forwarded, transferred, bare_course, refrain_course });
     }
 
     // Three counts of one thing: the attackers', the model server's and Refrain's own.
@@ -125,6 +157,32 @@ pub(super) async fn fight(
         )));
     }
     Ok(Duel { attack, trials })
+}
+
+/// An attacker's connection, and beside it what the attacker cannot see: the model server's count, read before and after.
+struct Watched {
+    client: Client,
+    model: Arc<ModelServer>,
+    caller: String,
+    since: Instant,
+    forwarded: u64,
+    course: Vec<Step>,
+}
+
+impl Oracle for Watched {
+    async fn ask(&mut self, picture: &Picture) -> Result<Reply, DemoError> {
+        let reply = self.client.ask(picture).await?;
+        // An attacker asks one question at a time, so what was counted since the last is this one.
+        let forwarded = self.model.asked_by(&self.caller);
+        let fate = match reply {
+            _ if forwarded > self.forwarded => Fate::Forward,
+            Reply::Scores(_) => Fate::Replay,
+            Reply::Refused => Fate::Refuse,
+        };
+        self.forwarded = forwarded;
+        self.course.push(Step { at: self.since.elapsed(), fate });
+        Ok(reply)
+    }
 }
 
 /// Runs `tasks` at once; their results in order.

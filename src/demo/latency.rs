@@ -37,6 +37,36 @@ impl Latency {
         let (a, b) = (self.forwarded.len() as f64, self.held.len() as f64);
         1.358 * ((a + b) / (a * b)).sqrt()
     }
+
+    /// `steps` steps over the middle 98 %; what lies outside is counted in the first and the last.
+    pub fn histogram(&self, steps: usize) -> Histogram {
+        let both = [&self.forwarded, &self.held];
+        let least = both.map(|sorted| quantile(sorted, 0.01)).into_iter().min().unwrap_or_default();
+        let most = both.map(|sorted| quantile(sorted, 0.99)).into_iter().max().unwrap_or_default();
+        let step = most.saturating_sub(least).max(Duration::from_micros(1)) / steps.max(1) as u32;
+        let [forwarded, held] = both.map(|sorted| {
+            let mut counts = vec![0u32; steps.max(1)];
+            for one in sorted {
+                let place = one.saturating_sub(least).as_nanos() / step.as_nanos().max(1);
+                counts[(place as usize).min(steps.max(1) - 1)] += 1;
+            }
+            counts
+        });
+        Histogram { least, step, forwarded, held }
+    }
+}
+
+/// Both distributions over the same steps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    /// Where the first step begins.
+    pub least: Duration,
+    /// How long each is.
+    pub step: Duration,
+    /// Forwarded replies in each.
+    pub forwarded: Vec<u32>,
+    /// Held replies in each.
+    pub held: Vec<u32>,
 }
 
 /// The duration below which this share of `sorted` lies; nought where there is none.

@@ -12,6 +12,7 @@
 //! duel.rs      one attack on all photographs, bare and through Refrain
 //! latency.rs   forwarded and held replies, timed
 //! report/      what is printed
+//! page/        the same as a page to keep, with the pictures
 //! random.rs    the same numbers for the same seed
 //! ```
 //!
@@ -27,19 +28,21 @@ pub mod attack;
 mod duel;
 mod latency;
 mod report;
+pub mod page;
 mod random;
 
 use std::io::Write;
 use std::net::SocketAddr;
 
-pub use duel::{Duel, Trial};
-pub use latency::{Latency, quantile};
+pub use duel::{Duel, Fate, Step, Trial};
+pub use latency::{Histogram, Latency, quantile};
 pub use random::Random;
 
 use crate::config::Mistakes;
 use crate::proxy::StartError;
 use attack::Attack;
 use model::Classifier;
+use photos::Photo;
 use world::World;
 
 /// The seed of every random number, unless another is asked for.
@@ -67,6 +70,10 @@ impl Default for Plan {
 /// What came of it.
 #[derive(Clone, Debug)]
 pub struct Story {
+    /// The seed of its random numbers.
+    pub seed: u64,
+    /// The photographs, in the order in which every attack took them.
+    pub photos: Vec<Photo>,
     /// The attacks, in the order of [`Attack::ALL`].
     pub duels: Vec<Duel>,
     /// The time of forwarded and held replies.
@@ -127,6 +134,9 @@ pub enum DemoError {
     /// A part of the demo that panicked.
     #[error("a part of the demo ended early: {0}")]
     Task(String),
+    /// The page of the run.
+    #[error("the page: {0}")]
+    Page(String),
     /// Nowhere to print.
     #[error("cannot print: {0}")]
     Print(#[from] std::io::Error),
@@ -160,5 +170,5 @@ pub async fn run(
     write!(out, "{}{}", report::latency(&latency), report::next())?;
     out.flush()?;
     world.close().await?;
-    Ok(Story { duels, latency })
+    Ok(Story { seed: plan.seed, photos, duels, latency })
 }

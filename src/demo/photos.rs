@@ -33,6 +33,21 @@ impl Picture {
         bytes.freeze()
     }
 
+    /// It as a PNG file.
+    pub fn png(&self) -> Result<Vec<u8>, DemoError> {
+        let mut file = Vec::new();
+        let side = SIDE as u32;
+        image::ImageEncoder::write_image(
+            image::codecs::png::PngEncoder::new(&mut file),
+            &self.rgb,
+            side,
+            side,
+            image::ExtendedColorType::Rgb8,
+        )
+        .map_err(|error| DemoError::Page(error.to_string()))?;
+        Ok(file)
+    }
+
     /// One grey level everywhere, for tests of attacks that need no photograph.
     #[cfg(test)]
     pub(super) fn grey(level: u8) -> Self {

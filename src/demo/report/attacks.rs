@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::plot::track;
+use super::words::in_words;
 use super::wrapped;
 use crate::demo::attack::{Attack, Outcome};
 use crate::demo::duel::{Duel, Trial};
@@ -122,43 +123,7 @@ Attacks that succeeded
             let _ = writeln!(text, "  {name:<9}  {what:<43}  {bar}  {count:>2} of {of}");
         }
     }
-    text.push_str(&in_words(duels));
-    text
-}
-
-/// What the counts do not say by themselves.
-fn in_words(duels: &[Duel]) -> String {
-    let mut text = String::new();
-    for duel in duels {
-        let by = |what: &dyn Fn(&&Trial) -> bool| {
-            duel.trials.iter().filter(what).map(|trial| trial.photo).collect::<Vec<_>>().join(", ")
-        };
-        // The same first candidate is drawn on both sides, so what it does to the bare model is known.
-        let drawn_first = |trial: &&Trial| {
-            trial.transfers() && trial.bare.best == trial.refrain.best && trial.refrain.fooled.is_none()
-        };
-        let name = duel.attack.name();
-        let lucky = by(&drawn_first);
-        if !lucky.is_empty() {
-            text.push_str(&wrapped(&format!(
-                "{name}, {lucky}: the very first candidate fools the bare model, without any search. The attacker holds it \
-                 for want of a better one and does not know; no defence against searching stops that."
-            )));
-        }
-        let found = by(&|trial| trial.transfers() && !drawn_first(trial));
-        if !found.is_empty() {
-            text.push_str(&wrapped(&format!(
-                "{name}, {found}: a picture that was found through Refrain fools the bare model."
-            )));
-        }
-        let told = by(&|trial| trial.refrain.fooled.is_some() && !trial.transfers());
-        if !told.is_empty() {
-            text.push_str(&wrapped(&format!(
-                "{name}, {told}: the attacker was given another label, but its picture does not fool the bare model: an \
-                 earlier picture's answer was given for it."
-            )));
-        }
-    }
+    duels.iter().flat_map(in_words).for_each(|paragraph| text.push_str(&wrapped(&paragraph)));
     text
 }
 
@@ -182,6 +147,8 @@ mod tests {
             refrain: outcome(fooled),
             forwarded: 400,
             transferred,
+            bare_course: Vec::new(),
+            refrain_course: Vec::new(),
         };
         let trials = vec![trial("horse-zaniskari", fooled, 1), trial("bird-kingfisher", None, 7)];
         let duel = Duel { attack: Attack::OnePixel, trials };

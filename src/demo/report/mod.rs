@@ -3,6 +3,7 @@
 mod attacks;
 mod latency;
 mod plot;
+pub(super) mod words;
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ pub(super) use attacks::{before, success, table};
 pub(super) use latency::latency;
 
 /// What was trained, by `model/README.md`.
-const PARAMETERS: &str = "65,786";
+pub(super) const PARAMETERS: &str = "65,786";
 
 /// What is about to be run, and on which photographs.
 pub(super) fn opening(bare: SocketAddr, refrain: SocketAddr, photos: &[Photo], seed: u64) -> String {
