@@ -42,19 +42,22 @@ def test_time_that_is_up_looks_the_same_on_the_wire_on_both_paths(refrain, clien
 def test_a_deadline_at_the_median_is_missed_as_often_on_both_paths(refrain):
     """Calls that are cut are half of what is known of how long calls take: replays drawn from the other half would never be late."""
     proxy = refrain(tables=SAMPLED)
-    seconds = [timed(proxy.port, PICTURE, user=f"before {turn}").seconds for turn in range(20)]
-    timeout = f"{round(statistics.median(seconds) * 1_000_000)}u"
+    before = [timed(proxy.port, PICTURE, user=f"before {turn}").seconds for turn in range(20)]
     assert timed(proxy.port, PICTURE).status == 0
+    # The machine's pace changes while we ask: the deadline goes after it, shorter whenever a forwarded call has met it, longer whenever one
+    # has missed it. So about half of those miss it at any pace.
+    seconds, step = statistics.median(before), 0.0005
     pairs = 40
     missed = [0, 0]
     for turn in range(pairs):
-        for path, (picture, user) in enumerate([(PICTURE, f"new {turn}"), (one_pixel(PICTURE, seed=turn), "alice")]):
-            reply = timed(proxy.port, picture, timeout, user)
-            assert reply.status in (0, 4)
-            missed[path] += reply.status == 4
+        timeout = f"{round(seconds * 1_000_000)}u"
+        late = [timed(proxy.port, *asked).status for asked in ((PICTURE, timeout, f"new {turn}"), (one_pixel(PICTURE, seed=turn), timeout))]
+        assert set(late) <= {0, 4}
+        missed = [count + (status == 4) for count, status in zip(missed, late, strict=True)]
+        seconds += step if late[0] else -step
     # Where both are missed alike, a difference of 16 of 40 comes once in three thousand runs.
     assert abs(missed[0] - missed[1]) < 16, missed
-    assert 0 < missed[0] < pairs, f"no median: {missed}"
+    assert missed[0], f"the deadline never came down to the median: {missed}"
 
 
 def arrived(client):
