@@ -85,7 +85,8 @@ async fn a_decoy_between_two_probes_changes_nothing() {
 
 #[tokio::test]
 async fn three_hundred_decoys_sent_twice_do_not_flush_what_was_hit() {
-    let world = World::new();
+    // Among three hundred pictures of random blocks some show the same colours.
+    let world = World::lenient();
     let photo = &photos()[0].1;
     assert_eq!(world.ask(photo).await, Told::fresh(0));
     assert_eq!(world.ask(&with_pixel(photo, 5, 255)).await, Told::Replay(0));
@@ -107,7 +108,7 @@ async fn decoys_that_flush_an_anchor_leave_its_ghost() {
         world.ask(&blocks(decoy)).await;
     }
     let judged = world.judge(vec![world.likeness(&with_pixel(photo, 5, 255))]).await.remove(0);
-    assert!(matches!(judged.claim, Claim::Forward(_)));
+    assert!(matches!(judged.claim, Claim::Refuse));
     assert_eq!((judged.evidence.reason, judged.evidence.suspect), (Reason::Ghost, true));
 }
 
@@ -141,8 +142,22 @@ async fn a_drift_of_a_thousand_single_pixels_is_answered_from_within_the_guard_a
 }
 
 #[tokio::test]
-async fn the_ninth_suspect_is_refused() {
+async fn the_first_suspect_is_refused_and_all_else_is_answered() {
     let world = World::new();
+    let photo = &photos()[0].1;
+    for suspect in 0..4 {
+        let picture = blocks(suspect);
+        assert!(matches!(world.ask(&picture).await, Told::Fresh(_)));
+        let doctored = patch(&picture, Some(photo), 0.08, &mut Numbers(suspect + 1));
+        assert_eq!(world.ask(&doctored).await, Told::Refused, "suspect {suspect}");
+    }
+    assert!(matches!(world.ask(&blocks(100)).await, Told::Fresh(_)));
+    assert!(matches!(world.ask(&blocks(0)).await, Told::Replay(_)));
+}
+
+#[tokio::test]
+async fn where_eight_suspects_are_forwarded_the_ninth_is_refused() {
+    let world = World::lenient();
     let photos = photos();
     for suspect in 0..9 {
         let picture = blocks(suspect);
@@ -159,7 +174,7 @@ async fn the_ninth_suspect_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn suspicion_outlives_the_anchors_that_raised_it() {
-    let world = World::new();
+    let world = World::lenient();
     for suspect in 0..8 {
         let picture = blocks(suspect);
         world.ask(&picture).await;
@@ -256,8 +271,17 @@ impl Told {
 
 impl World {
     fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    /// Eight suspect rows a session are forwarded.
+    fn lenient() -> Self {
+        Self::with(Limits { suspicions: 8, ..Limits::default() })
+    }
+
+    fn with(limits: Limits) -> Self {
         Self {
-            store: Embedded::new(Limits::default()),
+            store: Embedded::new(limits),
             judge: Arc::new(Judge::new(Rules::hardened(), [7; 32])),
             asked: std::cell::Cell::default(),
         }

@@ -201,8 +201,17 @@ fn distances(judge: &Judge, a: &Likeness, b: &Likeness) -> String {
                 found.coarse_cells_within.to_string(),
                 "of 16",
                 format!(
-                    "suspect from {}, near being within {} levels ({} without the cast)",
+                    "suspect from {}, near being within {} levels ({} without the cast), or by their contrast",
                     rules.suspect_cells, rules.suspect_level, rules.suspect_cast_level
+                ),
+            );
+            line(
+                "palettes",
+                format!("{:.3}", found.palette),
+                "apart",
+                format!(
+                    "suspect below {} (less below {} levels of chroma)",
+                    rules.suspect_palette, rules.palette_chroma
                 ),
             );
             line(
@@ -240,13 +249,14 @@ fn ruled(judge: &Judge, judgment: &Judgment) -> (&'static str, String) {
         ),
         Reason::Coarse => "most coarse cells are near".to_owned(),
         Reason::ColourCast => "most coarse cells are near once the colour cast is taken off".to_owned(),
-        Reason::OtherView | Reason::Ghost | Reason::Suspected => judgment.evidence.reason.as_str().to_owned(),
+        Reason::Palette => "the same colours, wherever in the pictures they stand".to_owned(),
+        Reason::OtherView | Reason::Ghost => judgment.evidence.reason.as_str().to_owned(),
     };
     let follows = match word {
         "replay" => "the model is not asked, the answer to the first serves",
         "suspect" => {
-            "the model is asked, and it counts against the session; once\n               the session is suspected \
-             (8 such by default) it is replayed or refused"
+            "no answer is given, unless the first answers for it within the\n               guard; the model is asked \
+             where store.suspicions allows so many a session"
         }
         "forward" => "the model is asked",
         _ => "no answer is given",

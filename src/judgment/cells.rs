@@ -98,14 +98,67 @@ pub(super) fn farthest<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> u8 {
     apart(a, b).into_iter().max().unwrap_or_default()
 }
 
-/// Whether at least `needed` coarse cells are within `level` once the median colour cast is taken off: the median
-/// over the cells of the signed difference, for each channel.
+/// Whether at least `needed` coarse cells are within `level`, and within `contrast` of the deviation of the cells that are,
+/// in whichever picture has less.
 ///
-/// It sees a picture that was tinted, brightened or darkened as a whole. The median of sixteen is the mean of the
-/// middle two, so differences are doubled to stay whole.
-pub(super) fn enough_within_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> bool {
-    let Some(spare) = (COARSE as u32).checked_sub(needed) else { return false };
-    let level = i16::from(level);
+/// Cells that are all of one colour say little by agreeing: the ground of a drawing, a night sky, a page.
+pub(super) fn enough_coarsely(
+    a: &Grid<COARSE>,
+    b: &Grid<COARSE>,
+    level: u8,
+    contrast: f32,
+    needed: u32,
+) -> bool {
+    within(a, b, level) >= needed && telling((a, b), apart(a, b).map(u16::from), 1, level, contrast, needed)
+}
+
+/// Whether at least `needed` cells stay near once the level is tied to what the near ones show. `apart` counts `steps` to
+/// a level.
+fn telling(
+    (a, b): (&Grid<COARSE>, &Grid<COARSE>),
+    apart: [u16; COARSE],
+    steps: u16,
+    level: u8,
+    contrast: f32,
+    needed: u32,
+) -> bool {
+    let near = |level: u8| apart.map(|cell| cell <= steps * u16::from(level));
+    let among = near(level);
+    let shown = deviation_among(a, &among).min(deviation_among(b, &among));
+    let level = (contrast * shown).min(f32::from(level)) as u8;
+    level >= 1 && near(level).into_iter().map(u32::from).sum::<u32>() >= needed
+}
+
+/// The standard deviation of some of the cells, in levels, as that of the fine cells.
+fn deviation_among(grid: &Grid<COARSE>, among: &[bool; COARSE]) -> f32 {
+    let count = among.iter().filter(|&&among| among).count() as u32;
+    let spread = |plane: &[u8; COARSE]| {
+        let some =
+            || plane.iter().zip(among).filter(|&(_, &among)| among).map(|(&level, _)| u32::from(level));
+        count * some().map(|level| level * level).sum::<u32>() - some().sum::<u32>().pow(2)
+    };
+    let spread: u32 = grid.iter().map(spread).sum();
+    (f64::from(spread) / f64::from(3 * count.pow(2).max(1))).sqrt() as f32
+}
+
+/// The same as [`enough_coarsely`] once the median colour cast is taken off: the median over the cells of the signed
+/// difference, for each channel. It sees a picture that was tinted, brightened or darkened as a whole.
+pub(super) fn enough_after_cast(
+    a: &Grid<COARSE>,
+    b: &Grid<COARSE>,
+    level: u8,
+    contrast: f32,
+    needed: u32,
+) -> bool {
+    apart_after_cast(a, b, level, needed)
+        .is_some_and(|doubled| telling((a, b), doubled, 2, level, contrast, needed))
+}
+
+/// How far apart the cells are without the cast, in half levels, if at least `needed` of them are within `level`. The
+/// median of sixteen is the mean of the middle two, so differences are doubled to stay whole.
+fn apart_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> Option<[u16; COARSE]> {
+    let spare = (COARSE as u32).checked_sub(needed)?;
+    let doubled = 2 * i16::from(level);
     let mut difference = [[0i16; COARSE]; 3];
     for channel in 0..3 {
         for cell in 0..COARSE {
@@ -121,19 +174,20 @@ pub(super) fn enough_within_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level
             *pair = (*pair).max((plane[i] - plane[i + COARSE / 2]).abs());
         }
     }
-    if pairs.iter().map(|&pair| u32::from(pair > 2 * level)).sum::<u32>() > spare {
-        return false;
+    if pairs.iter().map(|&pair| u32::from(pair > doubled)).sum::<u32>() > spare {
+        return None;
     }
-    let mut near = [true; COARSE];
+    let mut apart = [0u16; COARSE];
     for plane in &difference {
         let mut sorted = *plane;
         sorted.sort_unstable();
         let cast = sorted[COARSE / 2 - 1] + sorted[COARSE / 2];
-        for (near, difference) in near.iter_mut().zip(plane) {
-            *near &= (2 * difference - cast).abs() <= 2 * level;
+        for (apart, difference) in apart.iter_mut().zip(plane) {
+            *apart = (*apart).max((2 * difference - cast).unsigned_abs());
         }
     }
-    near.iter().map(|&near| u32::from(near)).sum::<u32>() >= needed
+    let near = apart.iter().filter(|&&cell| cell <= doubled.unsigned_abs()).count() as u32;
+    (near >= needed).then_some(apart)
 }
 
 fn apart<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> [u8; N] {
@@ -204,14 +258,45 @@ mod tests {
         }
     }
 
+    fn near_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> bool {
+        apart_after_cast(a, b, level, needed).is_some()
+    }
+
+    #[test]
+    fn the_level_is_tied_to_what_the_near_cells_show() {
+        // Four cells are far apart, and hold all the contrast there is; the twelve others are one ground.
+        let drawing = |ink: [u8; 4]| grid::<COARSE>(|i| [if i < 4 { ink[i] } else { 30 }; 3]);
+        let (one, other) = (drawing([250, 0, 240, 10]), drawing([0, 250, 10, 240]));
+        assert_eq!(within(&one, &other, 10), 12);
+        assert!(!enough_coarsely(&one, &other, 10, 0.3, 12));
+        assert!(!enough_after_cast(&one, &other, 8, 0.3, 12));
+        // Cells that differ among each other tell: twelve of them over 0, 3 .. 33 deviate by 10.36 levels.
+        let scene =
+            |by: u8, ink: u8| grid::<COARSE>(|i| [if i < 4 { ink } else { by + 3 * (i as u8 - 4) }; 3]);
+        for (by, expected) in [(3, true), (4, false)] {
+            let (a, b) = (scene(0, 200), scene(by, 100));
+            assert_eq!(
+                enough_coarsely(&a, &b, 10, 0.3, 12),
+                expected,
+                "0.3 of it are 3 levels, and {by} apart"
+            );
+            assert_eq!(enough_coarsely(&b, &a, 10, 0.3, 12), expected);
+            assert!(enough_after_cast(&a, &b, 8, 0.3, 12), "the cast is taken off");
+        }
+        assert!(
+            !enough_coarsely(&scene(3, 0), &scene(0, 0), 2, 0.3, 12),
+            "and never beyond the level itself"
+        );
+    }
+
     #[test]
     fn a_cast_over_the_whole_picture_is_taken_off() {
         let a = grid::<COARSE>(|i| [(i * 7) as u8 + 40; 3]);
         let tinted = grid::<COARSE>(|i| [(i * 7) as u8 + 90, (i * 7) as u8, (i * 7) as u8 + 40]);
         assert_eq!(within(&a, &tinted, 10), 0);
-        assert!(enough_within_after_cast(&a, &tinted, 0, 16));
+        assert!(near_after_cast(&a, &tinted, 0, 16));
         let other = grid::<COARSE>(|i| [(i * i) as u8; 3]);
-        assert!(!enough_within_after_cast(&a, &other, 8, 12));
+        assert!(!near_after_cast(&a, &other, 8, 12));
     }
 
     #[test]
@@ -219,8 +304,8 @@ mod tests {
         let a = grid::<COARSE>(|_| [100; 3]);
         for outside in 0..8 {
             let b = grid::<COARSE>(|i| if i < outside { [200; 3] } else { [130; 3] });
-            assert_eq!(enough_within_after_cast(&a, &b, 8, 12), outside <= 4, "{outside}");
-            assert_eq!(enough_within_after_cast(&b, &a, 8, 12), outside <= 4, "{outside}");
+            assert_eq!(near_after_cast(&a, &b, 8, 12), outside <= 4, "{outside}");
+            assert_eq!(near_after_cast(&b, &a, 8, 12), outside <= 4, "{outside}");
         }
     }
 
@@ -229,10 +314,10 @@ mod tests {
         // Eight cells at 0, eight at 17: the median is 8.5, so all are within 8.5 and none within 8.
         let a = grid::<COARSE>(|i| [if i < 8 { 0 } else { 17 }, 0, 0]);
         let b = grid::<COARSE>(|_| [0; 3]);
-        assert!(!enough_within_after_cast(&a, &b, 8, 12));
-        assert!(enough_within_after_cast(&a, &b, 9, 16));
+        assert!(!near_after_cast(&a, &b, 8, 12));
+        assert!(near_after_cast(&a, &b, 9, 16));
         let a = grid::<COARSE>(|i| [if i < 8 { 0 } else { 16 }, 0, 0]);
-        assert!(enough_within_after_cast(&a, &b, 8, 16));
+        assert!(near_after_cast(&a, &b, 8, 16));
     }
 
     #[test]
@@ -262,7 +347,7 @@ mod tests {
                     (0..3).all(|c| (f64::from(a[c][i]) - f64::from(b[c][i]) - medians[c]).abs() <= 8.0)
                 })
                 .count();
-            assert_eq!(enough_within_after_cast(&a, &b, 8, 12), count >= 12);
+            assert_eq!(near_after_cast(&a, &b, 8, 12), count >= 12);
             near += usize::from(count >= 12);
         }
         assert!((1_000..19_000).contains(&near), "the draws must reach both sides: {near}");

@@ -59,6 +59,11 @@ impl Fingerprint {
         self.0.iter().zip(&other.0).map(|(a, b)| (a ^ b).count_ones()).sum()
     }
 
+    /// How many of the 256 bits are set.
+    pub(super) fn set_bits(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// Its 32 bytes: bit `i` of the hash is bit `i % 8`, counted from the least significant, of byte `i / 8`.
     pub fn to_bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -68,7 +73,7 @@ impl Fingerprint {
         bytes
     }
 
-    fn of_bits(bits: impl Iterator<Item = bool>) -> Self {
+    pub(super) fn of_bits(bits: impl Iterator<Item = bool>) -> Self {
         let mut words = [0u64; 4];
         for (i, _) in bits.enumerate().filter(|&(_, bit)| bit) {
             words[i / 64] |= 1 << (i % 64);

@@ -86,26 +86,16 @@ impl Judge {
         }
         let guarded = |near: &&Near<'_>| here(near) && self.guards(row, near.likeness);
         if let Some(anchor) = nearest(row, near.iter().filter(guarded)) {
-            return self.judgment(
-                row,
-                Ruling::Replay(anchor.index),
-                Reason::Suspected,
-                true,
-                Some(anchor.likeness),
-            );
+            return self.judgment(row, Ruling::Replay(anchor.index), reason, true, Some(anchor.likeness));
         }
         match self.rules().on_suspected {
             OnSuspected::Forward => self.judgment(row, Ruling::Forward, reason, true, closest),
-            OnSuspected::Reject => self.judgment(row, Ruling::Refuse, Reason::Suspected, true, closest),
+            OnSuspected::Reject => self.judgment(row, Ruling::Refuse, reason, true, closest),
             OnSuspected::Replay => match nearest(row, near.iter().filter(here)) {
-                Some(anchor) => self.judgment(
-                    row,
-                    Ruling::Replay(anchor.index),
-                    Reason::Suspected,
-                    true,
-                    Some(anchor.likeness),
-                ),
-                None => self.judgment(row, Ruling::Refuse, Reason::Suspected, true, closest),
+                Some(anchor) => {
+                    self.judgment(row, Ruling::Replay(anchor.index), reason, true, Some(anchor.likeness))
+                }
+                None => self.judgment(row, Ruling::Refuse, reason, true, closest),
             },
         }
     }
@@ -217,22 +207,27 @@ mod tests {
     #[test]
     fn a_suspected_session_and_each_way_to_treat_it() {
         let Cast { row, reuse, unguarded, suspect, wide, unrelated } = cast();
-        let replay = (Replay(0), Reason::Suspected, true);
-        let refuse = (Refuse, Reason::Suspected, true);
+        let replay = |reason| (Replay(0), reason, true);
+        let refuse = |reason| (Refuse, reason, true);
         let forward = |reason| (Forward, reason, true);
+        let elsewhere = [refuse(Reason::OtherView), refuse(Reason::OtherView), forward(Reason::OtherView)];
         // Each anchor, and what `reject`, `replay` and `forward` make of it.
         let cases = [
             (&row, SameView, [(Replay(0), Reason::Exact, false); 3]),
             (&row, OtherView, [(Forward, Reason::Exact, false); 3]),
             (&reuse, SameView, [(Replay(0), Reason::Bits, false); 3]),
-            (&reuse, OtherView, [refuse, refuse, forward(Reason::OtherView)]),
-            (&suspect, SameView, [replay; 3]),
-            (&suspect, OtherView, [refuse, refuse, forward(Reason::Bits)]),
-            (&unguarded, SameView, [refuse, replay, forward(Reason::Unguarded)]),
-            (&wide, SameView, [refuse, replay, forward(Reason::Bits)]),
-            (&wide, OtherInputs(3), [refuse, refuse, forward(Reason::Bits)]),
+            (&reuse, OtherView, elsewhere),
+            (&suspect, SameView, [replay(Reason::Bits); 3]),
+            (&suspect, OtherView, [refuse(Reason::Bits), refuse(Reason::Bits), forward(Reason::Bits)]),
+            (
+                &unguarded,
+                SameView,
+                [refuse(Reason::Unguarded), replay(Reason::Unguarded), forward(Reason::Unguarded)],
+            ),
+            (&wide, SameView, [refuse(Reason::Bits), replay(Reason::Bits), forward(Reason::Bits)]),
+            (&wide, OtherInputs(3), [refuse(Reason::Bits), refuse(Reason::Bits), forward(Reason::Bits)]),
             (&unrelated, SameView, [(Forward, Reason::New, false); 3]),
-            (&row, Unanswered(3), [refuse, refuse, forward(Reason::OtherView)]),
+            (&row, Unanswered(3), elsewhere),
         ];
         for (i, (anchor, standing, expected)) in cases.into_iter().enumerate() {
             let ways = [OnSuspected::Reject, OnSuspected::Replay, OnSuspected::Forward];
@@ -250,7 +245,7 @@ mod tests {
         let mut nearer = wide.clone();
         nearer.thumbnail = with_positions(1024 - 60, 21);
         let anchors = [(&nearer, SameView), (&suspect, SameView)];
-        assert_eq!(hardened(&row, &anchors, true), (Replay(1), Reason::Suspected, true));
+        assert_eq!(hardened(&row, &anchors, true), (Replay(1), Reason::Bits, true));
     }
 
     #[test]
@@ -293,7 +288,7 @@ mod tests {
         let Cast { mut row, mut reuse, .. } = cast();
         row.clipped = true;
         assert_eq!(hardened(&row, &[(&reuse, SameView)], false), (Forward, Reason::Unguarded, true));
-        assert_eq!(hardened(&row, &[(&reuse, SameView)], true), (Refuse, Reason::Suspected, true));
+        assert_eq!(hardened(&row, &[(&reuse, SameView)], true), (Refuse, Reason::Unguarded, true));
         assert_eq!(hardened(&row, &[(&row, SameView)], true), (Replay(0), Reason::Exact, false));
         row.clipped = false;
         reuse.clipped = true;
@@ -338,7 +333,7 @@ mod tests {
         let exact = |count| vec![(&row, OtherView); count];
         assert_eq!(hardened(&row, &exact(3), true), (Forward, Reason::Exact, false));
         assert_eq!(hardened(&row, &exact(4), false), (Forward, Reason::OtherView, true));
-        assert_eq!(hardened(&row, &exact(4), true), (Refuse, Reason::Suspected, true));
+        assert_eq!(hardened(&row, &exact(4), true), (Refuse, Reason::OtherView, true));
 
         // Other inputs, other views and forwards without an answer add up; near-copies do not.
         let mixed = [(&row, OtherView), (&suspect, OtherView), (&row, OtherInputs(1)), (&row, Unanswered(1))];
@@ -348,7 +343,7 @@ mod tests {
         // Suspected or not, what can be replayed in its own view is.
         let mut own = exact(4);
         own.push((&suspect, SameView));
-        assert_eq!(hardened(&row, &own, true), (Replay(4), Reason::Suspected, true));
+        assert_eq!(hardened(&row, &own, true), (Replay(4), Reason::OtherView, true));
         own.push((&row, SameView));
         assert_eq!(hardened(&row, &own, true), (Replay(5), Reason::Exact, false));
 
@@ -370,8 +365,8 @@ mod tests {
         assert_eq!(rule(&near, Rules::hardened(), false), (Forward, Reason::Ghost, true));
         assert_eq!(rule(&far, Rules::hardened(), true), (Forward, Reason::New, false));
         let ways = [
-            (OnSuspected::Reject, (Refuse, Reason::Suspected, true)),
-            (OnSuspected::Replay, (Refuse, Reason::Suspected, true)),
+            (OnSuspected::Reject, (Refuse, Reason::Ghost, true)),
+            (OnSuspected::Replay, (Refuse, Reason::Ghost, true)),
             (OnSuspected::Forward, (Forward, Reason::Ghost, true)),
         ];
         for (on_suspected, expected) in ways {

@@ -6,21 +6,23 @@
 use super::cells::{COARSE, Cells, Grid};
 use super::fingerprint::{FINGERPRINT_VERSION, Fingerprint, Transforms, fingerprint_side};
 use super::image::Image;
+use super::palette::Palette;
 use super::rules::{Profile, Rules};
 use super::thumbnail::Thumbnail;
 
-/// All that is kept of a row: thumbnail, fingerprint, cell means, digest of the exact pixels.
+/// All that is kept of a row: thumbnail, fingerprint, cell means, palette, digest of the exact pixels.
 ///
 /// * In: an [`Image`], by [`Judge::likeness`](super::Judge::likeness).
 /// * Out: about 3.4 KB that two rows are compared by.
 /// * Blind to: what the thumbnail is blind to; only the digest covers every pixel.
 /// * Costs: `benches/judgment.rs`, `likeness`.
-/// * From: the hash and the scaled image of the paper's Algorithm 1; cells and digest are ours.
+/// * From: the hash and the scaled image of the paper's Algorithm 1; cells, palette and digest are ours.
 #[derive(Clone, Debug)]
 pub struct Likeness {
     pub(super) digest: Digest,
     pub(super) fingerprint: Fingerprint,
     pub(super) cells: Cells,
+    pub(super) palette: Palette,
     pub(super) thumbnail: Thumbnail,
     /// The paper's `n`, 16 or 32: a 32 x 32 thumbnail is either a small picture itself or a larger one reduced.
     pub(super) side: u8,
@@ -38,6 +40,10 @@ impl Likeness {
             digest: Digest::of(image, key),
             fingerprint: block.fingerprint(rules.profile),
             cells: Cells::of(&rgb, size),
+            palette: match rules.profile {
+                Profile::Hardened => Palette::of(&rgb, size),
+                Profile::Paper => Palette::NONE,
+            },
             thumbnail,
             side: side as u8,
             flat: rules.profile == Profile::Hardened && block.is_flat(rules.flat_contrast),

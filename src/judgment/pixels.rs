@@ -40,6 +40,28 @@ pub(super) fn differing(a: &Thumbnail, b: &Thumbnail, tolerance: u8, limit: u32)
     count
 }
 
+/// The positions at which the two have anything to compare: all but those at which both go on with the pixel that stands
+/// to the left and above, and with the same one. Two drawings on white paper agree about the paper.
+///
+/// Some microseconds; asked only of pictures that differ at few positions. All positions, where the sizes differ.
+pub(super) fn shown(a: &Thumbnail, b: &Thumbnail) -> u32 {
+    if !a.same_size(b) {
+        return a.positions().max(b.positions());
+    }
+    let width = a.width() as usize;
+    let (a_planes, b_planes) = (a.planes(), b.planes());
+    let plain = |at: usize| {
+        let left = if at.is_multiple_of(width) { at } else { at - 1 };
+        let above = at.checked_sub(width).unwrap_or(at);
+        a_planes.iter().zip(&b_planes).all(|(a, b)| {
+            a[at] == b[at] && [left, above].iter().all(|&other| a[at] == a[other] && b[at] == b[other])
+        })
+    };
+    let positions = a.positions();
+    // The first goes on from nothing.
+    positions - (1..positions as usize).filter(|&at| plain(at)).count() as u32
+}
+
 /// The sum of the absolute differences of all channels at all positions, in levels; none where the sizes differ.
 pub(super) fn total_difference(a: &Thumbnail, b: &Thumbnail) -> Option<u32> {
     a.same_size(b).then(|| a.bytes().iter().zip(b.bytes()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum())
@@ -90,6 +112,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_plain_ground_that_both_share_shows_nothing() {
+        let white = thumbnail_of(28, 28, |_| [255; 3]);
+        assert_eq!(shown(&white, &white), 1);
+        // A dot, and the pixels to its right and below, which do not go on as what is before them.
+        let dot = |at: usize| thumbnail_of(28, 28, move |i| [if i == at { 0 } else { 255 }; 3]);
+        assert_eq!(shown(&white, &dot(100)), 4);
+        assert_eq!(shown(&dot(100), &dot(100)), 4);
+        assert_eq!(shown(&dot(100), &dot(300)), 7);
+        assert_eq!(shown(&white, &dot(783)), 2);
+        let (rows, columns) = (|i: usize| [(i / 28) as u8; 3], |i: usize| [0, (i % 28) as u8, 0]);
+        assert_eq!(shown(&thumbnail_of(28, 28, rows), &thumbnail_of(28, 28, rows)), 1 + 27 * 28);
+        assert_eq!(shown(&thumbnail_of(28, 28, columns), &thumbnail_of(28, 28, columns)), 1 + 27 * 28);
+        // Plain in both, and not the same in both.
+        assert_eq!(shown(&white, &thumbnail_of(28, 28, |_| [255, 255, 254])), 784);
+        assert_eq!(shown(&white, &thumbnail_of(28, 27, |_| [255; 3])), 784);
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! every anchor of its session, so this is where a ruling's time goes.
 
 use super::Judge;
-use super::cells::{enough_within, enough_within_after_cast, farthest, level_of_pair, within};
+use super::cells::{enough_after_cast, enough_coarsely, enough_within, farthest, level_of_pair};
 use super::fingerprint::Fingerprint;
 use super::likeness::{Ghost, Likeness};
-use super::pixels::{differing, total_difference};
+use super::pixels::{differing, shown, total_difference};
 use super::rules::{scaled, share_of};
 use super::ruling::{Evidence, Judgment, Reason, Ruling, Standing};
 
@@ -16,17 +16,20 @@ impl Judge {
     /// the order of their cost, and each gives up as soon as it knows.
     pub(super) fn reach(&self, row: &Likeness, anchor: &Likeness) -> Option<Reach> {
         let rules = self.rules();
-        let bits =
-            if row.flat || anchor.flat { u32::MAX } else { row.fingerprint.bits_from(&anchor.fingerprint) };
+        let bits = if row.flat || anchor.flat {
+            u32::MAX
+        } else {
+            self.telling_bits(&row.fingerprint, &anchor.fingerprint)
+        };
         if bits <= rules.reuse_bits {
             return Some(Reach::Reuse(Reason::Bits));
         }
         let of = row.thumbnail.positions().max(anchor.thumbnail.positions());
-        let suspect_positions = scaled(rules.suspect_positions, of);
-        let reuse_positions = scaled(rules.reuse_positions, of);
-        let limit = suspect_positions.max(reuse_positions);
+        let limit = scaled(rules.suspect_positions.max(rules.reuse_positions), of);
         let positions = differing(&row.thumbnail, &anchor.thumbnail, rules.tolerance, limit);
-        if positions <= reuse_positions {
+        let shown = if positions <= limit { shown(&row.thumbnail, &anchor.thumbnail) } else { 0 };
+        let few = |most: u32| positions <= limit && positions <= scaled(most, shown);
+        if few(rules.reuse_positions) {
             return Some(Reach::Reuse(Reason::Pixels));
         }
         let level = level_of_pair(&row.cells, &anchor.cells, rules.cell_level, rules.cell_contrast);
@@ -36,17 +39,30 @@ impl Judge {
         if bits <= rules.suspect_bits {
             return Some(Reach::Suspect(Reason::Bits));
         }
-        if positions <= suspect_positions {
+        if few(rules.suspect_positions) {
             return Some(Reach::Suspect(Reason::Pixels));
         }
-        self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse).map(Reach::Suspect)
+        let coarsely = self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse);
+        let by_palette = || row.palette.is_near(&anchor.palette, rules.suspect_palette, rules.palette_chroma);
+        coarsely.or_else(|| by_palette().then_some(Reason::Palette)).map(Reach::Suspect)
+    }
+
+    /// The bits that differ, or more than any where they are too large a share of the bits that are set.
+    fn telling_bits(&self, a: &Fingerprint, b: &Fingerprint) -> u32 {
+        let rules = self.rules();
+        let bits = a.bits_from(b);
+        // Nearly all pictures are far apart: what is set is counted for the others only.
+        let matters = bits <= rules.suspect_bits.max(rules.reuse_bits);
+        let telling = || bits as f32 <= rules.bits_share * (a.set_bits() + b.set_bits()) as f32;
+        if matters && telling() { bits } else { u32::MAX }
     }
 
     fn coarsely_near(&self, a: &[[u8; 16]; 3], b: &[[u8; 16]; 3]) -> Option<Reason> {
         let rules = self.rules();
-        if within(a, b, rules.suspect_level) >= rules.suspect_cells {
+        let (contrast, needed) = (rules.suspect_contrast, rules.suspect_cells);
+        if enough_coarsely(a, b, rules.suspect_level, contrast, needed) {
             Some(Reason::Coarse)
-        } else if enough_within_after_cast(a, b, rules.suspect_cast_level, rules.suspect_cells) {
+        } else if enough_after_cast(a, b, rules.suspect_cast_level, contrast, needed) {
             Some(Reason::ColourCast)
         } else {
             None
@@ -56,7 +72,7 @@ impl Judge {
     /// Whether the row lies in the suspect radius of what stays of an anchor that is gone.
     pub(super) fn haunts(&self, ghost: &Ghost, row: &Likeness) -> bool {
         let hashed = !row.flat && ghost.fingerprint != Fingerprint::NONE;
-        (hashed && row.fingerprint.bits_from(&ghost.fingerprint) <= self.rules().suspect_bits)
+        (hashed && self.telling_bits(&row.fingerprint, &ghost.fingerprint) <= self.rules().suspect_bits)
             || self.coarsely_near(&row.cells.coarse, &ghost.coarse).is_some()
     }
 
@@ -148,7 +164,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::super::made::{judge, neutral, with_positions};
+    use super::super::made::{checkered, coarse, judge, neutral, with_positions};
+    use super::super::palette::Palette;
     use super::super::rules::Rules;
     use super::super::thumbnail::thumbnail_of;
     use super::*;
@@ -201,11 +218,65 @@ mod tests {
         ];
         for (positions, expected) in cases {
             let reach = reach_of(|row, anchor| {
-                row.thumbnail = thumbnail_of(28, 28, |_| [0; 3]);
-                anchor.thumbnail = thumbnail_of(28, 28, |i| [0, 0, u8::from(i < positions)]);
+                row.thumbnail = thumbnail_of(28, 28, |i| [checkered(i, 28), 0, 0]);
+                anchor.thumbnail = thumbnail_of(28, 28, |i| [checkered(i, 28), 0, u8::from(i < positions)]);
             });
             assert_eq!(reach, expected, "{positions} positions of 784");
         }
+    }
+
+    #[test]
+    fn positions_are_counted_among_those_that_show_anything() {
+        // A white page but for 200 positions, which the pictures share but for some: 5 of them are reused, 19 suspect.
+        let page = |changed: usize| {
+            let ink = move |i: usize| if i < changed { 200 } else { checkered(i, 32) };
+            thumbnail_of(32, 32, move |i| [if i < 200 { ink(i) } else { 255 }, 255, 255])
+        };
+        let cases = [
+            (6, Some(Reach::Reuse(Reason::Pixels))),
+            (7, Some(Reach::Suspect(Reason::Pixels))),
+            (23, Some(Reach::Suspect(Reason::Pixels))),
+            (24, None),
+        ];
+        // The page begins with a line that does not go on from the drawing above it.
+        assert_eq!(shown(&page(0), &page(30)), 232);
+        for (positions, expected) in cases {
+            let reach =
+                reach_of(|row, anchor| (row.thumbnail, anchor.thumbnail) = (page(0), page(positions)));
+            assert_eq!(reach, expected, "{positions} positions of 232");
+        }
+    }
+
+    #[test]
+    fn the_bits_of_fingerprints_with_few_set_count_in_proportion() {
+        for (set, expected) in [(71, Some(Reach::Suspect(Reason::Bits))), (70, None), (20, None)] {
+            let reach = reach_of(|row, anchor| {
+                row.fingerprint = Fingerprint::of_bits((0..256).map(|bit| bit < set));
+                anchor.fingerprint = row.fingerprint.flipped(25);
+            });
+            assert_eq!(reach, expected, "25 of {} bits set", 2 * set + 25);
+        }
+    }
+
+    #[test]
+    fn the_same_colours_elsewhere_are_suspect() {
+        let colours = |turn: usize| {
+            let level = move |i: usize| (i * 7 + i * i / 5 * turn % 2) as u8;
+            let pixels: Vec<u8> =
+                (0..1024).flat_map(|i| [level(i), level(3 * i), 255 - level(i / 2)]).collect();
+            Palette::of(&pixels, (32, 32))
+        };
+        let reach = reach_of(|row, anchor| {
+            row.palette = colours(0);
+            anchor.palette = colours(0);
+        });
+        assert_eq!(reach, Some(Reach::Suspect(Reason::Palette)));
+        let judge = judge(Rules { suspect_palette: 0.0, ..Rules::hardened() });
+        let (mut row, mut anchor) = neutral();
+        row.palette = colours(0);
+        anchor.palette = colours(0);
+        assert_eq!(judge.reach(&row, &anchor), None, "off");
+        assert!(!judge.haunts(&anchor.ghost(), &row), "and a ghost has no palette");
     }
 
     #[test]
@@ -230,15 +301,13 @@ mod tests {
 
     #[test]
     fn coarse_cells_at_the_edge_with_and_without_the_cast() {
-        let coarse = |near: usize, levels: i16| -> [u8; 16] {
-            std::array::from_fn(|i| if i < near { (100 + levels) as u8 } else { 255 })
-        };
+        let same = coarse(16, 0);
         let cases = [
-            ([coarse(12, 10), [100; 16], [100; 16]], Some(Reason::Coarse)),
-            ([coarse(11, 10), [100; 16], [100; 16]], None),
-            ([coarse(12, 11), [100; 16], [100; 16]], Some(Reason::ColourCast)),
-            ([coarse(12, -60), coarse(12, 60), [110; 16]], Some(Reason::ColourCast)),
-            ([coarse(11, -60), coarse(12, 60), [110; 16]], None),
+            ([coarse(12, 10), same, same], Some(Reason::Coarse)),
+            ([coarse(11, 10), same, same], None),
+            ([coarse(12, 11), same, same], Some(Reason::ColourCast)),
+            ([coarse(12, -60), coarse(12, 60), coarse(16, 10)], Some(Reason::ColourCast)),
+            ([coarse(11, -60), coarse(12, 60), coarse(16, 10)], None),
         ];
         for (i, (grid, expected)) in cases.into_iter().enumerate() {
             let reach = reach_of(|_, anchor| anchor.cells.coarse = grid);
@@ -281,10 +350,10 @@ mod tests {
         };
         assert!(guards(&|_, _| {}));
         assert!(guards(&|_, anchor| anchor.thumbnail = with_positions(0, 20)));
-        assert!(guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 51, 21)));
-        assert!(!guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 52, 21)));
-        assert!(guards(&|_, anchor| anchor.cells.fine[2][63] = 140));
-        assert!(!guards(&|_, anchor| anchor.cells.fine[2][63] = 141));
+        assert!(guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 20, 21)));
+        assert!(!guards(&|_, anchor| anchor.thumbnail = with_positions(1024 - 21, 21)));
+        assert!(guards(&|_, anchor| anchor.cells.fine[2][63] = 80));
+        assert!(!guards(&|_, anchor| anchor.cells.fine[2][63] = 121));
         assert!(!guards(&|row, _| row.clipped = true));
         assert!(!guards(&|_, anchor| anchor.clipped = true));
         assert!(!guards(&|_, anchor| anchor.thumbnail = thumbnail_of(32, 31, |_| [100; 3])));

@@ -64,18 +64,23 @@ pub struct Rules {
     /// Reuse: at most this many bits of the fingerprint, 0..=256. Default 10, where JPEG and small noise stay
     /// (at most 8) and unrelated pictures never come.
     pub reuse_bits: u32,
-    /// Reuse: at most this many positions of 1,024, 0..=1,024. Default 30, which is 3 %. Smaller thumbnails take
-    /// the same share, rounded down, as the paper's 10 % does.
+    /// Reuse: at most this many positions of 1,024, 0..=1,024. Default 30, which is 3 %. Where fewer positions show
+    /// anything, in a smaller thumbnail or on a plain ground that both pictures share, it is the same share of those,
+    /// rounded down, as the paper's 10 % is of its.
     pub reuse_positions: u32,
     /// Reuse: at least this many of the 64 fine cells near, 0..=64; more than 64 never. Default 63. Without cells
     /// here, eight forwarded suspects sufficed for a Square attack at 16/255.
     pub reuse_cells: u32,
-    /// Guard: at least this share of positions within `guard_level`, 0..=1. Default 0.95.
+    /// Both radii: bits count only up to this share of the bits that are set in the two fingerprints together, 0..=1.
+    /// Default 0.15: the fingerprints of smooth pictures hold few bits, and few differ whatever the pictures show.
+    pub bits_share: f32,
+    /// Guard: at least this share of positions within `guard_level`, 0..=1. Default 0.98.
     pub guard_share: f64,
     /// Guard: the levels within which a position agrees, 0..=255. Default 20.
     pub guard_level: u8,
-    /// Guard: the most levels any fine cell may be apart, 0..=255. Default 40. Without the guard, two queries got a
-    /// wrong label for a chosen picture in 12-80 % of cases; with it in 0-1 %.
+    /// Guard: the most levels any fine cell may be apart, 0..=255. Default 20. Without the guard, two queries got a
+    /// wrong label for a chosen picture in 12-80 % of cases; with it in at most 1 % (at 40 levels in up to 3 %, where the
+    /// first picture is the second with a patch of 1 % on it).
     pub guard_cell: u8,
     /// Suspect: at most this many bits of the fingerprint, 0..=256. Default 25, the paper's 10 %.
     pub suspect_bits: u32,
@@ -88,6 +93,17 @@ pub struct Rules {
     pub suspect_level: u8,
     /// Suspect: the same once the median colour cast is taken off, 0..=255. Default 8.
     pub suspect_cast_level: u8,
+    /// Suspect: both levels as a share of the smaller of both pictures' deviation among the cells that are near, 0 and
+    /// up. Default 0.3: with fixed levels nearly all distinct pages of text, one-colour and dark pictures were suspects
+    /// of each other, and so were drawings whose ground is all that they share.
+    pub suspect_contrast: f32,
+    /// Suspect: how far two palettes may be apart, in deviations of the picture a tone, 0 and up; 0 never. Default
+    /// 0.07, which finds most copies that were mirrored, shifted, turned or cropped a little, and 4 of 15,360 distinct
+    /// pictures.
+    pub suspect_palette: f32,
+    /// The chroma from which on `suspect_palette` counts in full, in levels, above 0; below it counts in proportion, so not
+    /// at all for grey pictures, whose palettes are much alike. Default 12.
+    pub palette_chroma: f32,
     /// How many views with different other inputs may hold near-copies of one picture before other inputs no longer
     /// separate views, 0 and up. Default 4: enough for a client that asks about a picture in several ways, too few
     /// for an attack that draws a fresh input for each probe. Also how many forwards of exactly one picture a session
@@ -117,14 +133,18 @@ impl Rules {
             reuse_bits: 10,
             reuse_positions: 30,
             reuse_cells: 63,
-            guard_share: 0.95,
+            bits_share: 0.15,
+            guard_share: 0.98,
             guard_level: 20,
-            guard_cell: 40,
+            guard_cell: 20,
             suspect_bits: 25,
             suspect_positions: 102,
             suspect_cells: 12,
             suspect_level: 10,
             suspect_cast_level: 8,
+            suspect_contrast: 0.3,
+            suspect_palette: 0.07,
+            palette_chroma: 12.0,
             max_views: 4,
             on_suspected: OnSuspected::Reject,
         }

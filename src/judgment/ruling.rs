@@ -6,7 +6,7 @@
 use super::Judge;
 use super::cells::{level_of_pair, within};
 use super::likeness::{Ghost, Likeness};
-use super::pixels::{differing, total_difference};
+use super::pixels::{differing, shown, total_difference};
 use super::rules::Profile;
 
 /// An anchor as judgment sees it: its likeness, and how its question relates to the row's.
@@ -85,10 +85,10 @@ pub enum Reason {
     Coarse,
     /// Most coarse cells are near once the colour cast is taken off.
     ColourCast,
+    /// The same colours, wherever in the picture they stand.
+    Palette,
     /// Near to what stays of an anchor that is gone.
     Ghost,
-    /// Suspect, in a session that is suspected already: replayed or refused for that.
-    Suspected,
 }
 
 impl Reason {
@@ -103,8 +103,8 @@ impl Reason {
         Self::OtherView,
         Self::Coarse,
         Self::ColourCast,
+        Self::Palette,
         Self::Ghost,
-        Self::Suspected,
     ];
 
     /// Its name in logs and metrics, in snake case.
@@ -119,8 +119,8 @@ impl Reason {
             Self::OtherView => "other_view",
             Self::Coarse => "coarse",
             Self::ColourCast => "colour_cast",
+            Self::Palette => "palette",
             Self::Ghost => "ghost",
-            Self::Suspected => "suspected",
         }
     }
 }
@@ -138,12 +138,15 @@ pub struct Distances {
     pub bits: u32,
     /// Positions that differ in some channel by more than the tolerance, 0..=`of`; all, where sizes differ.
     pub positions: u32,
-    /// Positions there are: those of the thumbnail, in [`Profile::Paper`] those at the fingerprint's side.
+    /// Positions that show anything: those of the thumbnail less the plain ground that both share; in [`Profile::Paper`] all of
+    /// those at the fingerprint's side.
     pub of: u32,
     /// Fine cells within the level of this pair, 0..=64.
     pub fine_cells_within: u32,
     /// Coarse cells within the suspect level, 0..=16, the colour cast left on.
     pub coarse_cells_within: u32,
+    /// The mean distance of the palettes' tones, in deviations of the picture, 0 and up; nought in [`Profile::Paper`].
+    pub palette: f32,
     /// The mean absolute difference of the thumbnails, in levels, 0..=255; 255 where their sizes differ.
     pub mean_difference: f32,
 }
@@ -154,8 +157,8 @@ impl Judge {
     /// * In: the row; the anchors in any order (of equally near ones the first answers); the ghosts, read only if
     ///   no anchor is in any radius; whether the session is suspected.
     /// * Out: the ruling, `Replay` with a place in `anchors`, and its evidence.
-    /// * Blind to: flips, shifts beyond a few pixels, rotations beyond a few degrees, strong noise; a row that the
-    ///   session asked under another caller.
+    /// * Blind to: rotations beyond some ten degrees and crops beyond a fifth, sooner where a picture has little colour;
+    ///   several small changes chosen together by who knows the rule; a row that the session asked under another caller.
     /// * Costs: about a tenth of a microsecond for each unrelated anchor (`benches/judgment.rs`, `rule`, `ghosts`).
     /// * From: the paper's Algorithm 1, read with its misprints corrected: similar if *either* distance is within
     ///   the threshold, compared with the earlier picture, which stays when a similar one comes. `Hardened` adds the
@@ -181,8 +184,11 @@ impl Judge {
         let (positions, of) = match rules.profile {
             Profile::Paper => self.positions_by_the_paper(a, b),
             Profile::Hardened => {
-                let of = a.thumbnail.positions().max(b.thumbnail.positions());
-                (differing(&a.thumbnail, &b.thumbnail, rules.tolerance, of), of)
+                let all = a.thumbnail.positions().max(b.thumbnail.positions());
+                (
+                    differing(&a.thumbnail, &b.thumbnail, rules.tolerance, all),
+                    shown(&a.thumbnail, &b.thumbnail),
+                )
             }
         };
         let level = level_of_pair(&a.cells, &b.cells, rules.cell_level, rules.cell_contrast);
@@ -194,6 +200,7 @@ impl Judge {
             of,
             fine_cells_within: within(&a.cells.fine, &b.cells.fine, level),
             coarse_cells_within: within(&a.cells.coarse, &b.cells.coarse, rules.suspect_level),
+            palette: a.palette.distance(&b.palette),
             mean_difference,
         }
     }
@@ -236,6 +243,7 @@ mod tests {
             of: 1024,
             fine_cells_within: 0,
             coarse_cells_within: 0,
+            palette: 0.0,
             mean_difference: 10.0 / 3.0,
         };
         assert_eq!(found, expected);

@@ -103,13 +103,11 @@ impl History {
         let suspected = self.suspicion.suspected(asked.limits.suspicions);
         let candidates = self.memory.anchors().map(|anchor| anchor.candidate(asked.view));
         let judgment = asked.judge.rule(&row, candidates, self.memory.ghosts(), suspected);
+        if judgment.evidence.suspect {
+            self.suspicion.count(asked.limits.suspicions);
+        }
         match judgment.ruling {
-            Ruling::Forward => {
-                if judgment.evidence.suspect {
-                    self.suspicion.count(asked.limits.suspicions);
-                }
-                self.forward(asked, row, judgment.evidence, new_lead)
-            }
+            Ruling::Forward => self.forward(asked, row, judgment.evidence, new_lead),
             Ruling::Replay(position) => self.replay(asked, position, row, judgment.evidence),
             Ruling::Refuse => Judged { claim: Claim::Refuse, evidence: judgment.evidence, anchor: None },
         }
@@ -135,7 +133,7 @@ impl History {
                 let nearest = Some(asked.judge.distances(row, row));
                 (Ruling::Forward, Evidence { reason: Reason::Exact, suspect: false, nearest })
             };
-            if evidence.suspect && ruling == Ruling::Forward {
+            if evidence.suspect {
                 self.suspicion.count(asked.limits.suspicions);
             }
             if first {

@@ -20,9 +20,10 @@ pub struct Limits {
     pub ghost_ttl: Duration,
     /// Replayed images per session of which it is remembered who answered them (default 1,024, 32 bytes each).
     pub answered: usize,
-    /// Suspect rows that make a session suspected (default 8); also the most that is ever counted.
+    /// Suspect rows that are forwarded before a session is suspected (default 0: each is a true answer about a picture that
+    /// somebody may be searching around); also the most that is ever counted, but for the first.
     pub suspicions: u32,
-    /// Time in which the count falls by one (default 3 h: from 8 to nothing in a day).
+    /// Time in which the count falls by one (default 3 h).
     pub suspicion_decay: Duration,
     /// Bytes of all sessions together (default 256 MiB).
     pub bytes: usize,
@@ -55,7 +56,7 @@ impl Limits {
             ghosts: 1024,
             ghost_ttl: Duration::from_hours(24),
             answered: 1024,
-            suspicions: 8,
+            suspicions: 0,
             suspicion_decay: Duration::from_hours(3),
             bytes,
             answer_bytes: 64 << 10,

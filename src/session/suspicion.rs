@@ -33,21 +33,21 @@ impl Suspicion {
         }
     }
 
-    /// Counts one forwarded suspect row; the count stops at `most`, so a long attack is not punished for ever.
+    /// Counts one suspect row, whatever became of it; the count stops at `most`, or at one where none is forwarded, so a
+    /// long attack is not punished for ever.
     pub(super) fn count(&mut self, most: u32) {
-        self.count = (self.count + 1).min(most);
+        self.count = (self.count + 1).min(most.max(1));
     }
 
-    /// Whether the session is suspected. With `most` = 0 every session is, from its first row.
+    /// Whether the next suspect row is ruled as a suspected session's. With `most` = 0 it is from the first one on.
     pub(super) fn suspected(&self, most: u32) -> bool {
         self.count >= most
     }
 
-    /// Until when the session is suspected if nothing more is counted; nothing where it is not suspected. The count never
-    /// exceeds `most`, so the first period that passes ends it.
+    /// Until when the session is suspected if nothing more is counted; nothing where it is not, or has not had a suspect row
+    /// yet. The count goes no higher than suspicion needs, so the first period that passes ends it.
     pub(super) fn suspected_until(&self, most: u32, every: Duration) -> Option<Instant> {
-        let period = if most == 0 { FOR_EVER } else { every.min(FOR_EVER) };
-        self.suspected(most).then(|| self.since + period)
+        (self.count >= most.max(1)).then(|| self.since + every.min(FOR_EVER))
     }
 }
 
@@ -92,7 +92,21 @@ mod tests {
         suspicion.count(8);
         assert_eq!(suspicion.suspected_until(8, 3 * HOUR), Some(began + 6 * HOUR));
         assert_eq!(suspicion.suspected_until(8, Duration::MAX), Some(began + 3 * HOUR + FOR_EVER));
-        assert_eq!(suspicion.suspected_until(0, HOUR), Some(began + 3 * HOUR + FOR_EVER));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_no_suspect_is_forwarded_a_session_is_suspected_from_its_first_one_on() {
+        let mut suspicion = Suspicion::new(Instant::now());
+        assert!(suspicion.suspected(0), "the first suspect row is ruled as a suspected session's");
+        assert_eq!(suspicion.suspected_until(0, HOUR), None, "and nobody is suspected before it");
+        for _ in 0..3 {
+            suspicion.count(0);
+        }
+        assert_eq!(suspicion.suspected_until(0, HOUR), Some(Instant::now() + HOUR));
+        tokio::time::advance(HOUR).await;
+        suspicion.decay(HOUR, Instant::now());
+        assert_eq!(suspicion.suspected_until(0, HOUR), None);
+        assert!(suspicion.suspected(0));
     }
 
     #[tokio::test(start_paused = true)]

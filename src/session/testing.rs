@@ -22,8 +22,9 @@ impl World {
         Self { store: Embedded::new(limits), judge: Arc::new(Judge::new(rules, [7; 32])) }
     }
 
+    /// Eight suspect rows are forwarded before a session is suspected, so that there is something to count.
     pub(super) fn hardened() -> Self {
-        Self::new(Rules::hardened(), Limits::default())
+        Self::new(Rules::hardened(), Limits { suspicions: 8, ..Limits::default() })
     }
 
     /// A picture unrelated to that of any other seed: 8 x 8 blocks of colours.

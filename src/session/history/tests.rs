@@ -88,6 +88,23 @@ async fn who_is_suspected_is_counted_as_of_now_and_not_as_of_its_last_call() {
     assert_eq!((suspected(), world.store.stats().sessions), (0, 0), "whoever left is not counted");
 }
 
+#[tokio::test(start_paused = true)]
+async fn by_default_a_suspect_row_is_refused_from_the_first_one_on() {
+    let world = World::new(Rules::hardened(), Limits::default());
+    world.ask_and_answer(1, world.picture(1), "cat").await;
+    assert_eq!(world.store.stats().suspected, 0, "nobody is suspected before there was a suspect row");
+    for nth in 0..3 {
+        let judged = world.ask(1, world.suspect(1, nth)).await;
+        assert_eq!((judged.kind(), judged.evidence.suspect), ("refuse", true), "{nth}");
+    }
+    assert_eq!(world.store.stats().suspected, 1);
+    assert_eq!(world.ask(1, world.near(1, 1)).await.kind(), "replay", "what may be replayed is");
+    assert_eq!(world.ask(1, world.picture(2)).await.kind(), "forward", "and what is new is asked");
+    tokio::time::advance(3 * HOUR).await;
+    assert_eq!(world.store.stats().suspected, 0);
+    assert_eq!(world.ask(1, world.suspect(1, 9)).await.kind(), "refuse", "by the ghost");
+}
+
 #[tokio::test]
 async fn a_row_is_counted_whatever_becomes_of_its_call() {
     let world = World::hardened();
@@ -124,7 +141,7 @@ async fn the_count_rises_within_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_forwarded_suspects_count() {
+async fn refused_suspects_do_not_prolong_a_suspicion() {
     let world = World::hardened();
     eight_suspects(&world).await;
     // While suspected: refused, again and again, which must not keep the count up.
@@ -139,7 +156,7 @@ async fn only_forwarded_suspects_count() {
 #[tokio::test(start_paused = true)]
 async fn a_camera_that_may_go_on_is_never_counted_past_the_limit() {
     let rules = Rules { on_suspected: OnSuspected::Forward, ..Rules::hardened() };
-    let world = World::new(rules, Limits::default());
+    let world = World::new(rules, Limits { suspicions: 8, ..Limits::default() });
     world.ask_and_answer(1, world.picture(1), "cat").await;
     for nth in 0..16 {
         assert_eq!(world.ask(1, world.suspect(1, nth)).await.kind(), "forward");
@@ -155,26 +172,26 @@ async fn a_camera_that_may_go_on_is_never_counted_past_the_limit() {
 async fn the_same_image_never_gets_two_answers_even_if_a_nearer_anchor_came_later() {
     let world = World::hardened();
     world.ask_and_answer(1, world.picture(1), "first").await;
-    let between = || world.spotted(1, 0..28);
+    let between = || world.spotted(1, 0..18);
     assert_eq!(world.ask_and_answer(1, between(), "").await, "first");
-    // 53 spots away from the first picture, which the guard does not let through, yet nearer to the one between.
-    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..53), "second").await, "fresh second");
+    // 38 spots away from the first picture, which the guard does not let through, yet nearer to the one between.
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..38), "second").await, "fresh second");
     let again = world.ask(1, between()).await;
     assert_eq!((again.evidence.reason, again.evidence.suspect), (Reason::Exact, false));
     assert_eq!(world.finish(again, "").await, "first");
-    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..29), "").await, "second", "the nearer, if new");
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..20), "").await, "second", "the nearer, if new");
 }
 
 #[tokio::test]
 async fn who_answered_is_remembered_within_bounds() {
-    let world = World::new(Rules::hardened(), Limits { answered: 4, ..Limits::default() });
+    let world = World::new(Rules::hardened(), Limits { answered: 4, suspicions: 8, ..Limits::default() });
     world.ask_and_answer(1, world.picture(1), "first").await;
-    world.ask_and_answer(1, world.spotted(1, 0..28), "").await;
-    world.ask_and_answer(1, world.spotted(1, 0..53), "second").await;
+    world.ask_and_answer(1, world.spotted(1, 0..18), "").await;
+    world.ask_and_answer(1, world.spotted(1, 0..38), "second").await;
     for nth in 40..44 {
         world.ask_and_answer(1, world.near(1, nth), "").await;
     }
-    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..28), "").await, "second");
+    assert_eq!(world.ask_and_answer(1, world.spotted(1, 0..20), "").await, "second");
 }
 
 #[tokio::test]
@@ -230,7 +247,7 @@ async fn the_same_image_in_ever_new_views_is_suspect_after_a_few() {
             0 => ("forward", Reason::New, false),
             1..4 => ("forward", Reason::Exact, false),
             4..12 => ("forward", Reason::OtherView, true),
-            _ => ("refuse", Reason::Suspected, true),
+            _ => ("refuse", Reason::OtherView, true),
         };
         assert_eq!((judged.kind(), judged.evidence.reason, judged.evidence.suspect), expected, "{form}");
         world.finish(judged, "cat").await;
@@ -316,8 +333,8 @@ async fn a_great_batch_of_near_copies_is_refused_whole_and_what_it_counted_stays
     rows.insert(0, world.picture(1));
     let judged = world.put(whole(&world, rows)).await;
     assert!(kinds(&judged).iter().all(|kind| *kind == "refuse"));
-    let suspected = judged.iter().filter(|row| row.evidence.reason == Reason::Suspected).count();
-    assert_eq!(suspected, 192, "all but the first picture and the eight near-copies that were counted");
+    let suspect = judged.iter().filter(|row| row.evidence.suspect).count();
+    assert_eq!(suspect, 200, "all but the first picture");
     assert_eq!((world.store.stats().anchors, world.store.stats().ghosts), (0, 0), "nothing of it is claimed");
     world.ask_and_answer(1, world.picture(2), "cat").await;
     assert_eq!(world.ask(1, world.suspect(2, 0)).await.kind(), "refuse", "the session is suspected");

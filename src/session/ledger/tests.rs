@@ -149,7 +149,7 @@ async fn an_established_session_past_its_share_lets_go_of_its_own_oldest() {
     assert_eq!(world.store.stats().established, 1);
     assert_eq!(world.ask_and_answer(1, world.near(1699, 1), "").await, "late");
     let old = world.ask(1, world.near(1010, 1)).await;
-    assert_eq!((old.kind(), old.evidence.suspect), ("forward", true), "its ghost remains");
+    assert_eq!((old.kind(), old.evidence.suspect), ("refuse", true), "its ghost remains");
 }
 
 #[tokio::test(start_paused = true)]
