@@ -29,26 +29,25 @@ class Rules:
     reuse_bits: int = 10
     reuse_positions: int = 30
     reuse_cells: int = 63
-    guard_share: float = 0.95
+    bits_share: float = 0.15
+    guard_share: float = 0.98
     guard_level: int = 20
-    guard_cell: int = 40
+    guard_cell: int = 20
     suspect_bits: int = 25
     suspect_positions: int = 102
     suspect_cells: int = 12
     suspect_level: int = 10
     suspect_cast_level: int = 8
+    suspect_contrast: float = 0.3
+    suspect_palette: float = 0.07
+    palette_chroma: float = 12.0
     on_suspected: str = "reject"
     anchors_never_hit: int = 128
     anchors_hit: int = 128
     ghosts: int = 1024
-    suspicions: int = 8
-    # What Refrain has not, and the sweep tries: 0 or nothing is off.
-    guard_contrast: float = 0.0  # the guard's levels as a share of the smaller deviation too
-    suspect_contrast: float = 0.0  # the coarse levels likewise, of the coarse cells' deviation; no colour cast is taken off flat pictures
-    bits_share: float = 0.0  # bits count as near only up to this share of all bits set in either hash
-    tone: float = 0.0  # suspect where the levels of all pixels, sorted, differ by at most this share of their spread, wherever they stand
-    mirrored: bool = False  # near its mirror image is suspect
-    turned: bool = False  # and near itself turned by 8 degrees, or at 115 or 87 % of its size; with `mirrored` its mirror image too
+    suspicions: int = 0
+    # What is no setting, and the sweep tries without.
+    plain: bool = True  # where both pictures go on alike as plainly as possible there is nothing to compare
 
     def settings(self, section):
         """What of `[judgment]` or `[store]` differs from the defaults, as a dictionary."""
@@ -94,25 +93,46 @@ def _thumbnails(pictures):
     return pictures if max(pictures.shape[1:3]) <= 32 else area_average(pictures, 32, 32)
 
 
-def _seen_at(turn, size):
-    """A thumbnail turned by so many degrees and at so much of its size, its edges drawn out."""
-
-    def way(thumbnails):
-        side = thumbnails.shape[1]
-        y, x = (np.mgrid[0:side, 0:side] - (side - 1) / 2) / size
-        sine, cosine = np.sin(np.radians(turn)), np.cos(np.radians(turn))
-        rows = np.clip(np.rint(cosine * y - sine * x + (side - 1) / 2), 0, side - 1).astype(int)
-        columns = np.clip(np.rint(sine * y + cosine * x + (side - 1) / 2), 0, side - 1).astype(int)
-        return thumbnails[:, rows, columns]
-
-    return way
+def _rings(height, width):
+    """Which ring around the middle each position lies in, in whole numbers."""
+    down, across = abs(2 * np.arange(height) + 1 - height) ** 2, abs(2 * np.arange(width) + 1 - width) ** 2
+    far = 64 * (down[:, None] * width**2 + across * height**2)
+    return (far[:, :, None] >= np.array([9, 25, 49]) * height**2 * width**2).sum(2).reshape(-1)
 
 
-def warps(rules):
-    """The ways in which a row is looked at beside its own, where the rules say so."""
-    upright = [_seen_at(turn, size) for turn, size in ((8, 1), (-8, 1), (0, 1.15), (0, 0.87))] if rules.turned else []
-    mirrored = [lambda thumbnails: thumbnails[:, :, ::-1]] if rules.mirrored else []
-    return upright + mirrored + [lambda thumbnails, way=way: way(thumbnails)[:, :, ::-1] for way in upright if mirrored]
+def _root_of_share(total, of):
+    return np.sqrt((total / of).astype(np.float32))
+
+
+def palettes(thumbnails):
+    """What colours a picture shows, and how they lie around its middle: 36 bytes, and its chroma in levels."""
+    count, height, width = thumbnails.shape[:3]
+    flat = thumbnails.reshape(count, -1, 3).astype(np.int64)
+    of, ring = flat.shape[1], _rings(height, width)
+    sums, squares = flat.sum(1), (flat**2).sum(1)
+    mean = sums.astype(np.float32) / np.float32(of)
+    deviation = _root_of_share((of * squares - sums**2).sum(1), 3 * of * of) + np.float32(2)
+    shares = np.array_split(np.sort(flat, axis=1), 8, axis=1)
+    inner = [flat[:, ring == at] for at in range(4)]
+    tones, rings = ([_mean_of(part, mean) for part in parts] for parts in (shares, inner))
+    steps = [(level - mean) * np.float32(48) for level in tones] + [(level - mean) * np.float32(19.2) for level in rings]
+    levels = np.floor(np.stack(steps, 2) / deviation[:, None, None] + np.float32(128.5)).clip(0, 255).astype(np.uint8)
+    apart = flat[:, :, :2] - flat[:, :, 1:]
+    chroma = _root_of_share((of * (apart**2).sum(1) - apart.sum(1) ** 2).sum(1), 2 * of * of)
+    return levels.reshape(count, 36), np.floor(chroma)
+
+
+def _mean_of(pixels, otherwise):
+    return pixels.sum(1).astype(np.float32) / np.float32(pixels.shape[1]) if pixels.shape[1] else otherwise
+
+
+def _plain(pixels):
+    """Where a pixel is the same as those to the left and above."""
+    plain = np.ones(pixels.shape, bool)
+    plain[:, :, 1:] &= pixels[:, :, 1:] == pixels[:, :, :-1]
+    plain[:, 1:] &= pixels[:, 1:] == pixels[:, :-1]
+    plain[:, 0, 0] = False
+    return plain.reshape(len(pixels), -1)
 
 
 class Likenesses:
@@ -143,19 +163,15 @@ class Likenesses:
 
         self.fine = area_average(self.thumbnails, 8, 8).reshape(count, 64, 3)
         self.coarse = area_average(self.thumbnails, 4, 4).reshape(count, 16, 3)
-        self.coarse_deviations = self.coarse.astype(np.float64).std(1).mean(1)
         self.set_bits = ONES[self.hashes].sum(1, dtype=np.int64)
-        ranked = np.sort(self.thumbnails.reshape(count, -1, 3), axis=1).astype(np.float32)
-        self.tones = np.stack([part.mean(1) for part in np.array_split(ranked, 16, axis=1)], 1)
-        self.spreads = self.tones.std(1).mean(1)
-        ways = warps(rules)
-        self.warped = np.stack([area_average(way(self.thumbnails), 4, 4).reshape(count, 16, 3) for way in ways], 1) if ways else None
+        self.palettes, self.chromas = palettes(self.thumbnails)
         fine = self.fine.astype(np.int64)
         spread = (64 * (fine**2).sum(1) - fine.sum(1) ** 2).sum(1)
         self.deviations = np.sqrt(spread / (3 * 64 * 64)).astype(np.float32)
         shown = area_average(self.thumbnails, side, side) if rules.profile == "paper" else self.thumbnails
         wide = shown.reshape(count, -1, 3).astype(np.uint32)
         self.positions = wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
+        self.plain = _plain(self.positions.reshape(shown.shape[:3]))
 
     def __len__(self):
         return len(self.digests)
@@ -183,13 +199,12 @@ class Likenesses:
             "coarse",
             "deviations",
             "positions",
-            "coarse_deviations",
+            "plain",
             "set_bits",
-            "tones",
-            "spreads",
+            "palettes",
+            "chromas",
         ):
             setattr(whole, name, np.concatenate([getattr(part, name) for part in parts]))
-        whole.warped = None if parts[0].warped is None else np.concatenate([part.warped for part in parts])
         return whole
 
 
@@ -197,7 +212,7 @@ class Likenesses:
 class Measures:
     """How far one row is from each of some other rows, by every measure, before any rule says how near is near.
 
-    Cells come ranked, the nearest first: so many are within a level if the last of so many is.
+    Fine cells come ranked, the nearest first: so many are within a level if the last of so many is.
     """
 
     bits: np.ndarray
@@ -205,8 +220,8 @@ class Measures:
     fine: np.ndarray
     coarse: np.ndarray
     cast: np.ndarray  # doubled, as the median of sixteen is the mean of two
-    warped: np.ndarray | None
-    tone: np.ndarray
+    palette: np.ndarray
+    shown: np.ndarray  # positions that show more than the ground which both pictures lie on
 
     def at(self, anchors):
         return Measures(*(None if value is None else value[anchors] for value in vars(self).values()))
@@ -222,25 +237,58 @@ def measures(of, row, anchors, rules):
         positions = (of.positions[anchors] != of.positions[row]).sum(1)
     else:
         positions = (_apart(of.thumbnails[anchors], of.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
-    coarse, warped = of.coarse[anchors], None
-    if of.warped is not None:
-        warped = np.min([_after_cast(coarse, grid) for grid in of.warped[row]], axis=0)
+    coarse = of.coarse[anchors]
     return Measures(
         ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64),
         positions,
         np.sort(_apart(of.fine[anchors], of.fine[row]).max(2), axis=1),
-        np.sort(_apart(coarse, of.coarse[row]).max(2), axis=1),
+        _apart(coarse, of.coarse[row]).max(2),
         _after_cast(coarse, of.coarse[row]),
-        warped,
-        np.abs(of.tones[anchors] - of.tones[row]).mean((1, 2)) if rules.tone else np.zeros(len(positions)),
+        _apart(of.palettes[anchors], of.palettes[row]).sum(1, dtype=np.int64),
+        _shown(of, row, anchors) if rules.plain else np.full(len(positions), of.positions.shape[1]),
     )
+
+
+def _shown(of, row, anchors):
+    """Positions at which there is something to compare: not those where both pictures go on as plainly as each other."""
+    both = of.plain[anchors] & of.plain[row] & (of.positions[anchors] == of.positions[row])
+    return of.positions.shape[1] - both.sum(1)
+
+
+def _apart(a, b):
+    return np.maximum(a, b) - np.minimum(a, b)
+
+
+def measures(of, row, anchors, rules):
+    """From one row to others, by their places."""
+    if rules.tolerance == 0:
+        positions = (of.positions[anchors] != of.positions[row]).sum(1)
+    else:
+        positions = (_apart(of.thumbnails[anchors], of.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
+    coarse = of.coarse[anchors]
+    return Measures(
+        ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64),
+        positions,
+        np.sort(_apart(of.fine[anchors], of.fine[row]).max(2), axis=1),
+        _apart(coarse, of.coarse[row]).max(2),
+        _after_cast(coarse, of.coarse[row]),
+        _apart(of.palettes[anchors], of.palettes[row]).sum(1, dtype=np.int64),
+        _shown(of, row, anchors) if rules.plain else np.full(len(positions), of.positions.shape[1]),
+    )
+
+
+def _shown(of, row, anchors):
+    """Positions less those where both pictures show the row's most frequent colour."""
+    values, counts = np.unique(of.positions[row], return_counts=True)
+    ground = values[counts.argmax()]
+    return of.positions.shape[1] - ((of.positions[anchors] == ground) & (of.positions[row] == ground)).sum(1)
 
 
 def _after_cast(coarse, grid):
     difference = coarse.astype(np.int16) - grid
     ranked = np.sort(difference, axis=1)
     cast = ranked[:, 7] + ranked[:, 8]
-    return np.sort(np.abs(2 * difference - cast[:, None]).max(2), axis=1)
+    return np.abs(2 * difference - cast[:, None]).max(2)
 
 
 def _within(ranked, needed, level):
@@ -258,10 +306,10 @@ def reach(of, row, anchors, found, rules):
     level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
     tests = [
         ("reuse", "bits", bits <= rules.reuse_bits),
-        ("reuse", "pixels", found.positions <= rules.reuse_positions * size // 1024),
+        ("reuse", "pixels", found.positions <= rules.reuse_positions * found.shown // 1024),
         ("reuse", "cells", _within(found.fine, rules.reuse_cells, level)),
         ("suspect", "bits", bits <= rules.suspect_bits),
-        ("suspect", "pixels", found.positions <= rules.suspect_positions * size // 1024),
+        ("suspect", "pixels", found.positions <= rules.suspect_positions * found.shown // 1024),
         *_coarsely(of, row, anchors, found, rules),
     ]
     hits = [hit for _, _, hit in tests]
@@ -279,27 +327,36 @@ def _counted_bits(of, row, anchors, found, rules):
 
 def _coarsely(of, row, anchors, found, rules):
     """What makes a row suspect beside bits and positions."""
-    level, cast_level, tinted = rules.suspect_level, rules.suspect_cast_level, True
-    if rules.suspect_contrast:
-        most = (rules.suspect_contrast * np.minimum(of.coarse_deviations[anchors], of.coarse_deviations[row])).astype(np.int64)
-        level, cast_level, tinted = np.minimum(level, most), np.minimum(cast_level, most), most >= 1
-    yield "suspect", "coarse", _within(found.coarse, rules.suspect_cells, level)
-    yield "suspect", "colour_cast", _within(found.cast, rules.suspect_cells, 2 * cast_level) & tinted
-    if found.warped is not None:
-        yield "suspect", "warped", _within(found.warped, rules.suspect_cells, 2 * cast_level) & tinted
-    if rules.tone:
-        spread = np.minimum(of.spreads[anchors], of.spreads[row])
-        yield "suspect", "tone", (found.tone <= rules.tone * spread) & (spread >= 2)
+    grids = of.coarse[anchors], np.broadcast_to(of.coarse[row], (len(found.bits), 16, 3))
+    for reason, apart, limit, levels in (
+        ("coarse", found.coarse, rules.suspect_level, 1),
+        ("colour_cast", found.cast, rules.suspect_cast_level, 2),
+    ):
+        near = (apart <= levels * limit).sum(1) >= rules.suspect_cells
+        if rules.suspect_contrast and near.any():
+            among = (apart <= levels * limit)[:, :, None]
+            contrast = np.minimum(*(_deviation_of(grid, among) for grid in grids))
+            level = np.minimum(limit, (np.float32(rules.suspect_contrast) * contrast).astype(np.int64))
+            near &= ((apart <= levels * level[:, None]).sum(1) >= rules.suspect_cells) & (level >= 1)
+        yield "suspect", reason, near
+    if rules.suspect_palette:
+        chroma = np.minimum(np.minimum(of.chromas[anchors], of.chromas[row]) / np.float32(rules.palette_chroma), 1)
+        yield "suspect", "palette", found.palette.astype(np.float32) / np.float32(48 * 24) < np.float32(rules.suspect_palette) * chroma
+
+
+def _deviation_of(cells, among):
+    """The root of the mean over the channels of the variance of some of the cells, (n, 16, 3) and (n, 16, 1)."""
+    count = among.sum(1).clip(1).astype(np.int64)
+    cells = cells.astype(np.int64) * among
+    spread = (count * (cells**2).sum(1) - cells.sum(1) ** 2).sum(1)
+    return np.sqrt(spread / (3 * count[:, 0] ** 2)).astype(np.float32)
 
 
 def guards(likenesses, row, anchors, rules):
     """Whether each anchor's answer may serve the row."""
     thumbnails = likenesses.thumbnails
     outside = int((1 - rules.guard_share) * thumbnails.shape[1] * thumbnails.shape[2] + 1e-6)
-    level, cell = np.int64(rules.guard_level), np.int64(rules.guard_cell)
-    if rules.guard_contrast:
-        most = (rules.guard_contrast * np.minimum(likenesses.deviations[anchors], likenesses.deviations[row])).astype(np.int64)
-        level, cell = np.minimum(level, most)[:, None, None], np.minimum(cell, 2 * most)
+    level, cell = rules.guard_level, rules.guard_cell
     beyond = (_apart(thumbnails[anchors], thumbnails[row]).max(3) > level).sum((1, 2))
     farthest = _apart(likenesses.fine[anchors], likenesses.fine[row]).max((1, 2))
     return (beyond <= outside) & (farthest <= cell)
@@ -417,12 +474,12 @@ class Session:
         if self.suspicion < rules.suspicions:
             return Ruled(FORWARD, why, suspect=True)
         if guarded.any():
-            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near[guarded]))
+            return Ruled(REPLAY, why, suspect=True, anchor=self._nearest(row, near[guarded]))
         if rules.on_suspected == "forward":
             return Ruled(FORWARD, why, suspect=True)
         if rules.on_suspected == "replay" and len(near):
-            return Ruled(REPLAY, "suspected", suspect=True, anchor=self._nearest(row, near))
-        return Ruled(REFUSE, "suspected", suspect=True)
+            return Ruled(REPLAY, why, suspect=True, anchor=self._nearest(row, near))
+        return Ruled(REFUSE, why, suspect=True)
 
     def _haunted(self, row):
         if not self.ghosts:
@@ -430,5 +487,5 @@ class Session:
         ghosts = np.fromiter(self.ghosts, np.int64)
         found = self._measures(row, ghosts)
         bits = _counted_bits(self.of, row, ghosts, found, self.rules)
-        coarsely = [near for _, _, near in _coarsely(self.of, row, ghosts, found, self.rules)]
+        coarsely = [near for _, reason, near in _coarsely(self.of, row, ghosts, found, self.rules) if reason != "palette"]
         return bool(((bits <= self.rules.suspect_bits) | np.any(coarsely, axis=0)).any())

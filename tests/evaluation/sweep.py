@@ -40,29 +40,51 @@ ONE = {
     "reuse_cells": [56, 60, 62, 63, 64, 65],
     "cell_level": [8, 12, 16, 20, 24],
     "cell_contrast": [0.2, 0.35, 0.5, 0.75, 1.0],
+    "bits_share": [0.1, 0.15, 0.2, 1.0],
     "guard_level": [10, 15, 20, 30, 60],
-    "guard_share": [0.8, 0.9, 0.95, 0.98],
+    "guard_share": [0.9, 0.95, 0.98, 0.99],
+    "guard_cell": [10, 20, 24, 32, 40],
     "suspect_bits": [10, 18, 25, 32, 40],
     "suspect_positions": [30, 60, 102, 150],
     "suspect_cells": [10, 11, 12, 13, 14, 17],
     "suspect_level": [5, 8, 10, 12, 16],
     "suspect_cast_level": [0, 4, 6, 8, 10],
-    "suspicions": [2, 4, 8, 16, 32, 1_000_000],
+    "suspect_contrast": [0.2, 0.3, 0.4, 0.6],
+    "suspect_palette": [0, 0.04, 0.06, 0.07, 0.08, 0.1],
+    "palette_chroma": [4, 8, 12, 16],
+    "suspicions": [0, 1, 2, 4, 8, 32, 1_000_000],
     "anchors_never_hit": [1, 8, 32, 128, 512],
 }
-# What the rule has not and could have: fields of rule.py that are no settings of Refrain.
-BOTH = {"suspect_contrast": 0.3, "bits_share": 0.15}
-PROPOSED = {
-    "as it is": {},
-    "suspicion by contrast": {"suspect_contrast": 0.3},
-    "bits by share": {"bits_share": 0.15},
-    "both": BOTH,
-    "both, guard by contrast": {**BOTH, "guard_contrast": 0.5},
-    "both, mirrored, turned": {**BOTH, "mirrored": True, "turned": True},
-    "both, tone": {**BOTH, "tone": 0.07},
-    "both, tone, mirrored": {**BOTH, "tone": 0.07, "mirrored": True},
-    "both, tone, 4 suspicions": {**BOTH, "tone": 0.07, "suspicions": 4},
+# The rule as it was first written, and what each part that the figures asked for does on top of the ones before it.
+FIRST = {
+    "bits_share": 1.0,
+    "suspect_contrast": 0.0,
+    "plain": False,
+    "suspect_palette": 0.0,
+    "guard_share": 0.95,
+    "guard_cell": 40,
+    "suspicions": 8,
 }
+STEPS = {
+    "as first written": set(),
+    "+ bits by share": {"bits_share"},
+    "+ suspicion by contrast": {"suspect_contrast"},
+    "+ no evidence in plain grounds": {"plain"},
+    "+ no suspect is forwarded": {"suspicions"},
+    "+ palette": {"suspect_palette"},
+    "+ a narrower guard (as it is)": {"guard_share", "guard_cell"},
+}
+
+
+def steps():
+    """Each step's name and settings; what a step adds stays."""
+    kept = set()
+    for name, added in STEPS.items():
+        kept |= added
+        yield name, {setting: value for setting, value in FIRST.items() if setting not in kept}
+
+
+PROPOSED = dict(steps())
 
 
 class Tried:
@@ -72,7 +94,7 @@ class Tried:
         self.probes, self.blinds, self.traffic, self.made = probes, blinds, traffic, {}
 
     def likenesses(self, name, number, pictures, rules):
-        key = name, number, rules.mirrored, rules.turned, rules.tone > 0
+        key = name, number, rules.plain
         if key not in self.made:
             self.made[key] = Likenesses(pictures, rules), {}
         return self.made[key]

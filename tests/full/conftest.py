@@ -4,7 +4,7 @@ import contextlib
 
 import asking
 import pytest
-from refrain import CALLERS, Refrains
+from refrain import CALLERS, SUSPICIONS, Refrains
 
 FIGURES = []
 
@@ -13,7 +13,7 @@ FIGURES = []
 def refrain(tmp_path):
     """Starts proxies: `refrain(port)` in front of what listens there, with `tables` added to the ordinary configuration."""
     proxies = Refrains(tmp_path)
-    yield lambda port, tables="": proxies.start(f"{CALLERS}\n{tables}\n", f"http://127.0.0.1:{port}")
+    yield lambda port, tables="": proxies.start(f"{CALLERS}\n{tables}\n", f"http://127.0.0.1:{port}", suspicions=SUSPICIONS)
     proxies.stop()
 
 

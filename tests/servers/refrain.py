@@ -21,6 +21,9 @@ CALLERS = '[caller]\nmetadata = "x-user"\ntrusted_peers = ["127.0.0.0/8"]\n'
 # Replays are held from the first, so that what reached the model can be counted; under `sample` the first of a stratum are shadowed.
 HELD = '[timing]\nmode = "mean"\n'
 
+# Suspect rows of a session that are forwarded where a test asks about something else than suspicion; by default none is.
+SUSPICIONS = 8
+
 
 class Refrain:
     """One running `refrain proxy`, ended by its own process id."""
@@ -83,9 +86,11 @@ class Refrains:
     def __init__(self, folder):
         self.folder, self.started = folder, []
 
-    def start(self, config, upstream, *flags, variables=None):
+    def start(self, config, upstream, *flags, variables=None, suspicions=None):
         if "[timing]" not in config:
             config += HELD
+        if suspicions is not None and "suspicions" not in config:
+            variables = {"REFRAIN_STORE__SUSPICIONS": str(suspicions)} | (variables or {})
         proxy = Refrain(self.folder / f"refrain-{len(self.started)}", config, upstream, *flags, variables=variables)
         self.started.append(proxy)
         return proxy

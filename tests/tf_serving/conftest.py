@@ -8,7 +8,7 @@ import os
 import pytest
 from asking import Client
 from predicting import Predict, question
-from refrain import CALLERS, Refrains
+from refrain import CALLERS, SUSPICIONS, Refrains
 from tf_serving import COUNTS, TfServing
 
 # Which models stand behind it: `numpy` in the ordinary run, `tensorflow` for the larger set-up.
@@ -52,7 +52,8 @@ def refrain(server, tmp_path):
     proxies = Refrains(tmp_path)
 
     def start(top="", tables="", *flags):
-        return proxies.start(f"{top}\n{CALLERS}\n{RANGES}\n{tables}\n", f"http://127.0.0.1:{server.grpc}", *flags)
+        config = f"{top}\n{CALLERS}\n{RANGES}\n{tables}\n"
+        return proxies.start(config, f"http://127.0.0.1:{server.grpc}", *flags, suspicions=SUSPICIONS)
 
     yield start
     proxies.stop()

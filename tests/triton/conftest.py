@@ -11,7 +11,7 @@ sys.path[:0] = [str(ROOT / "tests" / "servers"), str(ROOT / "tests" / "triton")]
 
 import asking  # noqa: E402
 import triton as servers  # noqa: E402
-from refrain import CALLERS, Refrains  # noqa: E402
+from refrain import CALLERS, SUSPICIONS, Refrains  # noqa: E402
 
 # The range of float models is said, not learned.
 RANGES = "".join(f'[models."{model}"]\nrange = "0..1"\n' for model in ("clf", "clf_nchw", "clf_single", "summed"))
@@ -57,12 +57,16 @@ def direct(triton):
 
 @pytest.fixture
 def refrain(triton, tmp_path):
-    """Starts proxies: `refrain()` with the tests' ordinary configuration, which `top` (top-level keys) and `tables` extend."""
+    """Starts proxies: `refrain()` with the tests' ordinary configuration, which `top` (top-level keys) and `tables` extend.
+
+    `suspicions=None` leaves suspects to the program's own default.
+    """
     proxies = Refrains(tmp_path)
 
-    def start(top="", tables="", *flags, callers=CALLERS, upstream=None, variables=None):
+    def start(top="", tables="", *flags, callers=CALLERS, upstream=None, variables=None, suspicions=SUSPICIONS):
         config = f"{top}\n{callers}\n{RANGES}\n{tables}\n"
-        return proxies.start(config, upstream or f"http://127.0.0.1:{triton.grpc}", *flags, variables=variables)
+        upstream = upstream or f"http://127.0.0.1:{triton.grpc}"
+        return proxies.start(config, upstream, *flags, variables=variables, suspicions=suspicions)
 
     yield start
     proxies.stop()

@@ -6,16 +6,33 @@ from asking import question
 from pictures import TRICKS, drawn, one_pixel, photos
 
 
+@pytest.mark.parametrize("suspicions", [None, 8], ids=["by_default", "where_suspects_are_forwarded"])
 @pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.__name__)
-def test_a_picture_gets_its_own_label_after_a_changed_copy_of_it(refrain, clients, direct, trick):
-    proxy = refrain()
+def test_a_picture_gets_its_own_label_or_none_after_a_changed_copy_of_it(refrain, clients, direct, trick, suspicions):
+    proxy = refrain(suspicions=suspicions)
     wrong = []
     for index, picture in enumerate(photos()):
         caller = clients(proxy, user=f"caller-{index}")
         assert caller.ask("clf_u8", trick(picture)).code == "OK"
-        if caller.ask("clf_u8", picture).label != direct.ask("clf_u8", picture).label:
+        reply = caller.ask("clf_u8", picture)
+        refused = suspicions is None and reply.code == "RESOURCE_EXHAUSTED"
+        if not refused and reply.label != direct.ask("clf_u8", picture).label:
             wrong.append(index)
     assert wrong == []
+
+
+def test_by_default_the_model_is_never_asked_about_a_suspect(refrain, clients, asked):
+    mallory = clients(refrain(suspicions=None), user="mallory")
+    picture, patched = photos()[0], photos()[0].copy()
+    patched[8:20, 8:20] = drawn(900)[8:20, 8:20]
+    first = mallory.ask("clf_u8", picture)
+    with asked("clf_u8") as reached:
+        refused = mallory.ask("clf_u8", patched)
+        mirrored = mallory.ask("clf_u8", np.ascontiguousarray(picture[:, ::-1]))
+        assert mallory.ask("clf_u8", one_pixel(picture)) == mallory.ask("clf_u8", picture) == first
+    assert refused.code == mirrored.code == "RESOURCE_EXHAUSTED" and not refused.body
+    assert reached.requests == 0
+    assert mallory.ask("clf_u8", photos()[1]).code == "OK", "what is new is asked"
 
 
 def test_a_caller_that_keeps_asking_about_changed_copies_is_refused_and_others_are_not(refrain, clients, direct):
