@@ -265,7 +265,7 @@ impl<S: Store> Predictor<S> {
                 Claim::Refuse => return Err(CallError::Suspected),
             }
         }
-        let occasion = self.occasion(call, asked);
+        let occasion = self.occasion(call, asked, !follows.is_empty());
         let (valid, caller) = (self.is_valid(&call.head.headers, asked, &follows), call.caller.digest.0);
         if follows.is_empty() {
             // Whoever has used up his own places, so that he could have no replay, gets no new answer either: a refusal must not tell which
