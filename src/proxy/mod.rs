@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! workers.rs      the threads, each with its share of the connections
+//! jobs.rs         long work, off them
 //! listen.rs       a connection comes in: TCP or UNIX, TLS or plain
 //! tls.rs          files into TLS configurations, certificates into names
 //! connection.rs   one connection's calls, each to the place that its path names
@@ -36,6 +37,7 @@
 //! ```
 
 mod workers;
+mod jobs;
 mod listen;
 mod tls;
 mod connection;
@@ -72,7 +74,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use connection::serve_local;
@@ -189,7 +191,6 @@ impl Sidecar {
             readiness,
             store,
             times: Times::new(pacer),
-            decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
             telemetry,
         });
