@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench predict                          the table: medians and ratios, by size and way
 //! cargo bench --bench predict -- telemetry             the same for tracing: off, unsampled, all of it, and collectors that fail
+//! cargo bench --bench predict -- runtimes              the same with every connection on one runtime of several threads
 //! cargo bench --bench predict -- only enforce 588KiB   one way alone, for a profiler; --rounds N as above
 //! cargo bench --bench predict -- memory                resident memory of `refrain proxy` after 100,000 calls; with
 //!                                                      OTEL_EXPORTER_OTLP_ENDPOINT set, with tracing
@@ -32,7 +33,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use refrain::config::{Config, from_text};
 use refrain::protocol::pb;
-use refrain::proxy::Sidecar;
+use refrain::proxy::{Sidecar, Workers};
 use refrain::telemetry::Telemetry;
 use refrain::timing::FinePacer;
 use tokio::net::{TcpListener, TcpStream};
@@ -64,6 +65,12 @@ const WAYS: [(&str, &str); 4] = [
     ("replay", "timing.mode = \"off\"\nmodels.\"*588KiB\".range = \"0..1\""),
 ];
 
+/// Ways that differ in what connections are served by: threads with a runtime each, or one runtime of several threads.
+const RUNTIMES: [(&str, &str); 5] =
+    [WAYS[0], WAYS[1], (ONE_OFF, WAYS[1].1), WAYS[2], (ONE_ENFORCE, WAYS[2].1)];
+const ONE_OFF: &str = "off-one";
+const ONE_ENFORCE: &str = "enforce-one";
+
 /// Ways that differ in telemetry alone: every call is forwarded. `COLLECTOR` is one that takes everything, `SLOW` one that answers
 /// after ten seconds, `REFUSING` one that never takes anything; on port 9 nobody listens.
 const TELLING: [(&str, &str); 7] = [
@@ -93,10 +100,13 @@ fn main() {
     };
     match words {
         [] => table(&WAYS, &SIZES, rounds),
+        ["runtimes"] => table(&RUNTIMES, &SIZES, rounds),
         ["telemetry"] => table(&TELLING, &SIZES[..2], rounds),
         ["only", way, size] => only(way, size, rounds),
         ["memory"] => memory(),
-        _ => eprintln!("expected nothing, `telemetry`, `only WAY SIZE` or `memory`, then `--rounds N`"),
+        _ => eprintln!(
+            "expected nothing, `runtimes`, `telemetry`, `only WAY SIZE` or `memory`, then `--rounds N`"
+        ),
     }
 }
 
@@ -122,7 +132,7 @@ fn table(ways: &[(&str, &str)], sizes: &[Size], rounds: usize) {
 
 /// One way, again and again, for a profiler.
 fn only(name: &str, size: &str, rounds: usize) {
-    let settings = WAYS.iter().find(|(way, _)| *way == name).expect("a way of the table").1;
+    let settings = WAYS.iter().chain(&RUNTIMES).find(|(way, _)| *way == name).expect("a way of the table").1;
     let size = *SIZES.iter().find(|known| known.name == size).expect("a size of the table");
     let way = Way::open(name, settings, on_a_thread_of_its_own(serve_model));
     let times = on_one_thread(take_turns(std::slice::from_ref(&way), size, rounds));
@@ -207,11 +217,15 @@ impl Way {
         let text = format!("{settings}\nlisten = \"127.0.0.1:0\"\nupstream = \"http://{server}\"");
         let config = Config::from_layers([from_text(&text).unwrap()]).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
-        // As `refrain proxy` has it: a runtime of several threads.
+        let on_one = [ONE_OFF, ONE_ENFORCE].contains(&name);
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let sidecar = Sidecar::bind(config, Arc::new(FinePacer::new().unwrap())).await.unwrap();
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            // As `refrain proxy` has it: connections on threads of their own.
+            let runtime = if on_one { &mut runtime } else { runtime.worker_threads(1) };
+            runtime.enable_all().build().unwrap().block_on(async move {
+                let workers = if on_one { Workers::here() } else { Workers::start().unwrap() };
+                let pacer = Arc::new(FinePacer::new().unwrap());
+                let sidecar = Sidecar::bind_on(workers, config, pacer).await.unwrap();
                 tell.send((sidecar.address().parse().unwrap(), sidecar.telemetry())).unwrap();
                 let (_run, stop) = watch::channel(false);
                 sidecar.serve(stop).await;
@@ -229,8 +243,8 @@ impl Way {
         let calls = calls as u64;
         let sizes = calls / calls.min((WARM_UP + 1) as u64).max(1);
         let went = match self.name.as_str() {
-            "off" => totals.passed == calls,
-            "enforce" | "unsampled" | "traced" | "slow" | "refusing" | "dead" => {
+            "off" | ONE_OFF => totals.passed == calls,
+            "enforce" | ONE_ENFORCE | "unsampled" | "traced" | "slow" | "refusing" | "dead" => {
                 totals.judged_forward == calls && totals.replayed == 0
             }
             _ => totals.replayed + totals.judged_forward == calls && totals.judged_forward <= sizes,

@@ -32,7 +32,8 @@ const RULES: &[Rule] = &[
     Rule {
         module: "judgment",
         ours: &[],
-        outside: &["rustdct", "blake3"],
+        // `fearless_simd`: loops compiled for several kinds of vector unit.
+        outside: &["rustdct", "blake3", "fearless_simd"],
         why: "judgment is arithmetic: no clock, no input or output, no async, no logging, no messages",
     },
     Rule {
@@ -62,6 +63,7 @@ const RULES: &[Rule] = &[
             "bytes",
             "prost",
             "blake3",
+            "fearless_simd",
             "half",
             "image",
             "zune_jpeg",

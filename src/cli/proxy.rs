@@ -10,14 +10,15 @@ use tokio::sync::watch;
 
 use super::Settings;
 use crate::config::Config;
-use crate::proxy::{Reloader, Sidecar};
+use crate::proxy::{Reloader, Sidecar, Workers};
 use crate::timing::FinePacer;
 
 /// How often the configuration file, and the TLS files that it names, are looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
 pub(super) fn run(settings: &Settings, config: Config) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Connections have threads of their own; this is for all the rest.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return cannot_start(error),
     };
@@ -31,7 +32,11 @@ async fn serve(settings: Settings, config: Config) -> ExitCode {
         Err(error) => return cannot_start(error),
     };
     let files = watched(&settings, &config);
-    let sidecar = match Sidecar::bind(config, Arc::new(pacer)).await {
+    let workers = match Workers::start() {
+        Ok(workers) => workers,
+        Err(error) => return cannot_start(error),
+    };
+    let sidecar = match Sidecar::bind_on(workers, config, Arc::new(pacer)).await {
         Ok(sidecar) => sidecar,
         Err(error) => return cannot_start(error),
     };

@@ -8,6 +8,8 @@
 //! Rows are summed first, since that runs along memory and vectorises; the sums of one row of results are then
 //! added up across.
 
+use fearless_simd::{Level, dispatch};
+
 use super::image::MAX_SIDE;
 
 /// Averages a row-major picture of `C` interleaved channels to `to_width` x `to_height`, halves rounded up.
@@ -44,13 +46,18 @@ pub(super) fn area_sums<const C: usize>(
     let down = Axis::new(height, to_height);
     // A column's sum is at most 255 times the steps of a result pixel. Sixteen bits hold it for nearly every size
     // in use (224, 299, 480, 1080) and let twice as many columns share a register.
-    if u16::try_from(down.to_steps * 255).is_ok() {
-        sums_by::<u16, C>(source, width, &across, &down.spans(to_height), each);
+    let fits = u16::try_from(down.to_steps * 255).is_ok();
+    let down = down.spans(to_height);
+    // Compiled once for each kind of vector unit, and the best that this machine has is taken.
+    dispatch!(Level::new(), _simd => if fits {
+        sums_by::<u16, C>(source, width, &across, &down, each);
     } else {
-        sums_by::<u32, C>(source, width, &across, &down.spans(to_height), each);
-    }
+        sums_by::<u32, C>(source, width, &across, &down, each);
+    });
 }
 
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "only what is seen through is compiled for each kind of vector unit")]
 fn sums_by<A: Accumulator, const C: usize>(
     source: &[u8],
     width: usize,
@@ -146,6 +153,8 @@ trait Accumulator: Copy + Default {
 macro_rules! accumulator {
     ($word:ty) => {
         impl Accumulator for $word {
+            #[inline(always)]
+            #[allow(clippy::inline_always, reason = "as sums_by")]
             fn add(columns: &mut [Self], row: &[u8], weight: u64) {
                 // Whole ratios such as 224 to 32 have no weight but one; a loop without the product is faster.
                 if weight == 1 {

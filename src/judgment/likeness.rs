@@ -116,21 +116,37 @@ impl Likeness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 16]);
 
+/// What is hashed besides the pixels, in bytes: version, source or none, sides, the source's hash.
+const ABOUT: usize = 42;
+
+/// Four pieces of the hash, which it takes in side by side.
+const SMALL: usize = 4096;
+
 impl Digest {
     fn of(image: &Image<'_>, key: &[u8; 32]) -> Self {
-        // The pixels come first, because the hash is fastest on whole aligned blocks. What follows them has one
-        // length always, so no two pictures share their input.
-        let mut hasher = blake3::Hasher::new_keyed(key);
-        hasher.update(image.rgb());
-        let mut rest = [0; 42];
-        rest[0] = FINGERPRINT_VERSION;
-        rest[2..6].copy_from_slice(&image.width().to_le_bytes());
-        rest[6..10].copy_from_slice(&image.height().to_le_bytes());
+        let mut about = [0; ABOUT];
+        about[0] = FINGERPRINT_VERSION;
+        about[2..6].copy_from_slice(&image.width().to_le_bytes());
+        about[6..10].copy_from_slice(&image.height().to_le_bytes());
         if let Some(exact) = image.source() {
-            rest[1] = 1;
-            rest[10..].copy_from_slice(exact);
+            about[1] = 1;
+            about[10..].copy_from_slice(exact);
         }
-        hasher.update(&rest);
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        let rgb = image.rgb();
+        if ABOUT + rgb.len() <= SMALL {
+            // Filled up to what the hash takes in at one go; it takes 3 KiB piece by piece, more than twice as long. The sizes come
+            // first, so where the pixels end is beyond dispute.
+            let mut all = [0; SMALL];
+            all[..ABOUT].copy_from_slice(&about);
+            all[ABOUT..ABOUT + rgb.len()].copy_from_slice(rgb);
+            hasher.update(&all);
+        } else {
+            // The pixels come first, because the hash is fastest on whole aligned blocks. What follows them has one length always, so
+            // no two pictures share their input; and it is longer than that of any small one.
+            hasher.update(rgb);
+            hasher.update(&about);
+        }
         let mut digest = [0; 16];
         digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(digest)

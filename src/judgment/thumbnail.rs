@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use fearless_simd::{Level, dispatch};
+
 use super::area::area_average;
 use super::image::Image;
 
@@ -50,9 +52,10 @@ impl Thumbnail {
         let (red, rest) = alone.split_at_mut(positions);
         let (green, blue) = rest.split_at_mut(positions);
         let (pixels, _) = rgb.as_chunks::<3>();
-        for (((pixel, red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+        let places = pixels.iter().zip(red).zip(green).zip(blue);
+        dispatch!(Level::new(), _simd => for (((pixel, red), green), blue) in places {
             [*red, *green, *blue] = *pixel;
-        }
+        });
         Self { width: width as u8, height: height as u8, planes }
     }
 

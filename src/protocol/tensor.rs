@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
+use fearless_simd::{Level, dispatch};
 
 use super::pb;
 use crate::judgment::{Image, ImageError, MAX_SIDE};
@@ -328,7 +329,8 @@ pub fn image<'a>(
         let read = levels::levels(datatype, &values, sizes, reading.bgr, range)?;
         (Cow::Owned(read.levels), read.is_clipped, read.is_rounded)
     };
-    let image = Image::new(sizes.width, sizes.height, interleave(levels, sizes, reading.bgr))?;
+    let rgb = dispatch!(Level::new(), _simd => interleave(levels, sizes, reading.bgr));
+    let image = Image::new(sizes.width, sizes.height, rgb)?;
     Ok(match (is_clipped, is_rounded || sizes.channels == 4) {
         (false, false) => image,
         (false, true) => image.rounded(&values),
@@ -337,6 +339,8 @@ pub fn image<'a>(
 }
 
 /// Levels in whatever order into RGB, height x width x 3; grey becomes three equal channels, alpha is left out.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "only what is seen through is compiled for each kind of vector unit")]
 fn interleave(levels: Cow<'_, [u8]>, sizes: Sizes, bgr: bool) -> Cow<'_, [u8]> {
     let Sizes { channels, planar, .. } = sizes;
     if channels == 3 && !planar && !bgr {

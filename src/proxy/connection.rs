@@ -18,13 +18,13 @@ use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
 use super::body::{Body, BoxError};
+use super::lane::Lane;
 use super::listen::{BoxedStream, Peer};
 use super::passthrough;
 use super::predict::Predictor;
 use super::route::Route;
 use super::status::CallError;
 use super::stream;
-use super::upstream::Lane;
 use super::witness::{self, Witness};
 use crate::session::Store;
 

@@ -16,7 +16,6 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tonic::Code;
 
-use super::body::{self, Body};
 use super::call::Call;
 use super::frame::{self, Frame};
 use super::headers::{are_plain, headers_key};
@@ -197,7 +196,7 @@ impl<S: Store> Predictor<S> {
         let headers = &mut forward.head.headers;
         let asking = Asking::begin(&self.telemetry, trace, forward.method, address, headers);
         let began = Instant::now();
-        let reply = self.upstream.call(|| forward.request(), limit).await;
+        let reply = self.upstream.call(forward.request(), limit).await;
         forward.noted.spent_elsewhere(began.elapsed());
         asking.end(match &reply {
             Ok(reply) => reply.code(),
@@ -273,9 +272,9 @@ impl Forward {
         self.frame = frame;
     }
 
-    /// The request to send, as often as it has to be.
-    fn request(&self) -> Request<Body> {
-        Request::from_parts(self.head.clone(), body::message(self.frame.clone(), None))
+    /// The request to send.
+    fn request(&self) -> Request<Option<Bytes>> {
+        Request::from_parts(self.head.clone(), Some(self.frame.clone()))
     }
 }
 

@@ -10,6 +10,7 @@ use http_body::Body as HttpBody;
 use http_body_util::BodyExt;
 
 use super::body::BoxError;
+use super::jobs::job;
 use super::quota::{Permit, Quota};
 
 mod messages;
@@ -312,12 +313,11 @@ impl Frame {
             return Ok(payload);
         }
         let mut permit = self.permit.take();
-        let work = tokio::task::spawn_blocking(move || {
+        let work = job(move || {
             let plain = open(&payload, encoding, limit, permit.as_mut());
             (permit, plain)
         });
-        let (permit, plain) =
-            work.await.expect("decompressing does not panic, and the runtime outlives its calls");
+        let (permit, plain) = work.await;
         self.permit = permit;
         plain
     }

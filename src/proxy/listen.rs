@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::tls;
@@ -58,9 +58,10 @@ pub struct Arrival {
     tls: Option<Arc<rustls::ServerConfig>>,
 }
 
+/// The sockets of no runtime: who accepts a connection need not be who serves it.
 enum Raw {
-    Tcp(tokio::net::TcpStream, IpAddr),
-    Unix(UnixStream),
+    Tcp(std::net::TcpStream, IpAddr),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// A connection must have shaken hands and begun to speak HTTP/2 within this time.
@@ -160,9 +161,9 @@ impl Listener {
                 let (stream, address) = socket.accept().await?;
                 // A socket that refuses this is on its way out, and says so when it is read.
                 let _ = stream.set_nodelay(true);
-                Raw::Tcp(stream, address.ip().to_canonical())
+                Raw::Tcp(stream.into_std()?, address.ip().to_canonical())
             }
-            Socket::Unix(socket, _) => Raw::Unix(socket.accept().await?.0),
+            Socket::Unix(socket, _) => Raw::Unix(socket.accept().await?.0.into_std()?),
         };
         Ok(Arrival { raw, tls: self.tls.load_full() })
     }
@@ -194,8 +195,8 @@ impl Arrival {
     /// The TLS handshake where there is one.
     pub(super) async fn shake_hands(self) -> io::Result<(BoxedStream, Peer)> {
         let (stream, address): (BoxedStream, _) = match self.raw {
-            Raw::Tcp(stream, address) => (Box::pin(stream), Some(address)),
-            Raw::Unix(stream) => (Box::pin(stream), None),
+            Raw::Tcp(stream, address) => (Box::pin(TcpStream::from_std(stream)?), Some(address)),
+            Raw::Unix(stream) => (Box::pin(UnixStream::from_std(stream)?), None),
         };
         let Some(tls) = self.tls else {
             return Ok((stream, Peer { address, certified: None }));

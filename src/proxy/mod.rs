@@ -1,6 +1,8 @@
 //! The journey: sockets and gRPC. `serve` binds nothing and decides nothing; it puts the pieces in call order.
 //!
 //! ```text
+//! workers.rs      the threads, each with its share of the connections
+//! jobs.rs         long work, off them
 //! listen.rs       a connection comes in: TCP or UNIX, TLS or plain
 //! tls.rs          files into TLS configurations, certificates into names
 //! connection.rs   one connection's calls, each to the place that its path names
@@ -22,7 +24,10 @@
 //! replay.rs       ★ where a replayed row has its answer from, and what hides it
 //! release.rs      when its reply leaves
 //! forward.rs      the request that goes on to the model server
-//! upstream.rs     the model server: connections that keep themselves up
+//! upstream.rs     the model server, and one call to it
+//! unary.rs        ... over a connection for such calls
+//! lane.rs         a connection that keeps itself up
+//! connect.rs      how it is made
 //! template.rs     what a reply looks like around its message
 //! body.rs         bodies that keep frames and trailers as they are
 //! status.rs       errors into statuses
@@ -31,6 +36,8 @@
 //! bypass.rs       can the model server be reached past us
 //! ```
 
+mod workers;
+mod jobs;
 mod listen;
 mod tls;
 mod connection;
@@ -53,6 +60,9 @@ mod replay;
 mod release;
 mod forward;
 mod upstream;
+mod unary;
+mod lane;
+mod connect;
 mod template;
 mod body;
 mod status;
@@ -64,17 +74,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use connection::serve_local;
 pub use listen::Listener;
 pub use tls::TlsError;
+pub use workers::Workers;
 
 use crate::config::{BypassCheck, Config};
 use crate::session::{Embedded, Stats, Store};
 use crate::telemetry::Telemetry;
 use crate::timing::Pacer;
+use connect::Connector;
 use connection::Connection;
 use live::{Keys, Live};
 use predict::Predictor;
@@ -82,11 +94,12 @@ use probes::{ProbePort, Serving};
 use quota::Quota;
 use readiness::Readiness;
 use release::Times;
-use upstream::{Connector, Upstream};
+use upstream::Upstream;
 
 /// A sidecar that is put together but not yet serving.
 pub struct Sidecar {
     predictor: Arc<Predictor<Embedded>>,
+    workers: Workers,
     listener: Listener,
     admin: Option<Listener>,
     probes: Option<Serving>,
@@ -129,8 +142,18 @@ pub enum StartError {
 }
 
 impl Sidecar {
-    /// Binds `config.listen` and begins to connect to the upstream, which need not be there yet.
+    /// Binds `config.listen` and begins to connect to the upstream, which need not be there yet. Everything is served by the
+    /// runtime that this is called on.
     pub async fn bind(config: Config, pacer: Arc<dyn Pacer>) -> Result<Self, StartError> {
+        Self::bind_on(Workers::here(), config, pacer).await
+    }
+
+    /// The same with connections served by `workers`.
+    pub async fn bind_on(
+        workers: Workers,
+        config: Config,
+        pacer: Arc<dyn Pacer>,
+    ) -> Result<Self, StartError> {
         let server_tls = config.tls.as_ref().map(tls::server).transpose()?.map(Arc::new);
         let tls = Arc::new(ArcSwapOption::new(server_tls));
         let connector = Connector::new(&config.upstream, &config.upstream_tls)?;
@@ -155,7 +178,7 @@ impl Sidecar {
         let variable = |name: &str| std::env::var(name).ok();
         let telemetry = Arc::new(Telemetry::start(&config.telemetry, &variable));
         let keys = Keys { pictures: secret()?, callers: secret()? };
-        let upstream = Arc::new(Upstream::open(connector));
+        let upstream = Arc::new(Upstream::open_on(workers.runtimes(), connector));
         let store = Arc::new(Embedded::new(config.store.clone()));
         let readiness = Arc::new(Readiness::new(
             !config.bypass.targets().is_empty(),
@@ -168,7 +191,6 @@ impl Sidecar {
             readiness,
             store,
             times: Times::new(pacer),
-            decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))),
             key: secret()?,
             telemetry,
         });
@@ -178,7 +200,7 @@ impl Sidecar {
             .telemetry
             .metrics
             .watch(move || watched.upgrade().map(|predictor| admin::stock(&predictor)));
-        Ok(Self { predictor, listener, admin, probes, tls })
+        Ok(Self { predictor, workers, listener, admin, probes, tls })
     }
 
     /// The means to change its configuration later.
@@ -221,7 +243,7 @@ impl Sidecar {
     /// True where every connection ended by itself; the others are cut.
     pub async fn serve(self, mut stop: watch::Receiver<bool>) -> bool {
         // The probes are answered until the end.
-        let Self { predictor, listener, admin, probes: _probes, .. } = self;
+        let Self { predictor, workers, listener, admin, probes: _probes, .. } = self;
         let limits = predictor.live.load().config.limits.clone();
         let (reporter, health) = health::service();
         let mut helpers = JoinSet::new();
@@ -265,15 +287,17 @@ impl Sidecar {
             };
             crowded = false;
             let (predictor, health, stop) = (Arc::clone(&predictor), health.clone(), stop.clone());
-            connections.spawn(async move {
-                let _place = place;
+            let (runtime, seat) = workers.seat();
+            let connection = async move {
+                let _taken = (place, seat);
                 match arrival.greet().await {
                     Ok((stream, peer)) => {
                         Connection::new(predictor, health, peer).serve(stream, stop).await;
                     }
                     Err(error) => tracing::debug!(%error, "handshake failed"),
                 }
-            });
+            };
+            connections.spawn_on(connection, runtime);
         }
         drop(listener);
         let drained =

@@ -4,7 +4,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 
 use super::body::{self, Body};
-use super::upstream::{Lane, UpstreamError};
+use super::lane::Lane;
+use super::upstream::UpstreamError;
 
 /// Relays one call over `lane`; dropping the returned future, or the body of the reply, cancels it upstream.
 pub(super) async fn relay(lane: &Lane, request: Request<Incoming>) -> Result<Response<Body>, UpstreamError> {

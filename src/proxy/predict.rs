@@ -11,12 +11,12 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use super::body::Body;
 use super::call::{Call, Opening};
 use super::forward::{Fresh, Rows};
 use super::frame;
+use super::jobs::job;
 use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
@@ -36,8 +36,8 @@ use crate::protocol::tensor::Unreadable;
 use crate::session::{Claim, Judged, Lead, Outcome, Question, SessionKey, Store, View};
 use crate::telemetry::{Stage, Telemetry};
 
-/// Calls with more rows than this are judged on a thread of their own.
-const MANY_ROWS: usize = 32;
+/// Calls with more rows than this are judged on a thread of their own: a row takes some 15 microseconds against a full session.
+const MANY_ROWS: usize = 8;
 
 /// Everything that a Predict call needs and that outlives it.
 pub(super) struct Predictor<S> {
@@ -51,8 +51,6 @@ pub(super) struct Predictor<S> {
     pub(super) store: Arc<S>,
     /// When replies leave.
     pub(super) times: Times,
-    /// Pictures that may be decoded at once: as many as there are processors, so that decoding never keeps the rest from running.
-    pub(super) decoders: Arc<Semaphore>,
     /// Keys the digests of forms and other inputs.
     pub(super) key: [u8; 32],
     /// What the operator is told.
@@ -233,9 +231,7 @@ impl<S: Store> Predictor<S> {
             self.store.judge_and_claim(question).await
         } else {
             let (store, runtime) = (Arc::clone(&self.store), Handle::current());
-            tokio::task::spawn_blocking(move || runtime.block_on(store.judge_and_claim(question)))
-                .await
-                .expect("judging checked likenesses does not panic, and the runtime outlives its calls")
+            job(move || runtime.block_on(store.judge_and_claim(question))).await
         };
         rows.into_iter().zip(judged).collect()
     }
@@ -265,7 +261,7 @@ impl<S: Store> Predictor<S> {
                 Claim::Refuse => return Err(CallError::Suspected),
             }
         }
-        let occasion = self.occasion(call, asked);
+        let occasion = self.occasion(call, asked, !follows.is_empty());
         let (valid, caller) = (self.is_valid(&call.head.headers, asked, &follows), call.caller.digest.0);
         if follows.is_empty() {
             // Whoever has used up his own places, so that he could have no replay, gets no new answer either: a refusal must not tell which

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::call::{Call, Opening};
 use super::frame::{Frame, FrameError};
+use super::jobs::job;
 use super::models::Model;
 use super::predict::Predictor;
 use super::status::CallError;
@@ -21,8 +22,11 @@ use crate::protocol::query::{Query, Refusal, Request};
 use crate::session::Store;
 use crate::telemetry::Stage;
 
-/// Requests above this many bytes are decoded and read on a thread of their own: their likeness is long work.
-const LONG_WORK: usize = 1 << 20;
+/// What is more work than reading this many bytes leaves the async threads: some 100 to 200 microseconds, by the type of the values.
+const LONG_WORK: usize = 768 << 10;
+
+/// A row's likeness is work of its own, however small the picture: as much as reading this many bytes.
+const ROW_WORK: usize = 16 << 10;
 
 /// Bytes of all that is kept of one row while its call lives: its likeness, what is left of its anchor's, its claim and its
 /// answer's handles.
@@ -105,7 +109,7 @@ impl<S: Store> Predictor<S> {
             Ok(query) => query,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let decoding = query.decode_bytes();
+        let (decoding, rows) = (query.decode_bytes(), query.rows());
         // Out of the caller's budget first: who waits for a decoder with large pictures is soon out of it, and others are not
         // behind a long queue of one caller's.
         let in_budget = match decoding {
@@ -115,38 +119,28 @@ impl<S: Store> Predictor<S> {
                 Some(budget.ok_or(FrameError::NoBudget)?)
             }
         };
-        let decoder = match decoding {
-            0 => None,
-            _ => {
-                let decoder = Arc::clone(&self.decoders).acquire_owned().await;
-                Some(decoder.expect("the semaphore is never closed"))
-            }
-        };
         let (model, key) = (Arc::clone(model), self.key);
         let waits = Arc::new(());
         let waiting = Arc::downgrade(&waits);
         let work = move || {
-            let _taken = (frame, in_budget, decoder);
+            let _taken = (frame, in_budget);
             let likenesses = likenesses(&*query, &model, || waiting.strong_count() > 0)?;
             let other_inputs = query.other_inputs(&key);
             Ok(Asked { query, model, likenesses, other_inputs })
         };
-        let done = off_the_async_threads(if decoding > 0 { usize::MAX } else { length }, work).await;
+        let work_in_bytes = if decoding > 0 { usize::MAX } else { length + rows * ROW_WORK };
+        let done = off_the_async_threads(work_in_bytes, work).await;
         drop(waits);
         Ok(done)
     }
 }
 
-/// Does `work` on a thread of its own where it looks at more than [`LONG_WORK`] bytes, and here where it does not.
+/// Does `work` on a thread of its own where it is more than looking at [`LONG_WORK`] bytes, and here where it is not.
 async fn off_the_async_threads<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
-    if bytes <= LONG_WORK {
-        return work();
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.expect("reading a request does not panic, and the runtime outlives its calls")
+    if bytes <= LONG_WORK { work() } else { job(work).await }
 }
 
 /// Each row's likeness, as long as somebody waits for them. Where the operator forgives what cannot be read, such a row has none, as

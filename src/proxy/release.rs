@@ -84,8 +84,9 @@ pub(super) enum Origin {
 }
 
 impl<S: Store> Predictor<S> {
-    /// The occasion of a call whose rows are ruled and of which nobody has been asked yet.
-    pub(super) fn occasion(&self, call: &Call, asked: &Asked) -> Occasion {
+    /// The occasion of a call whose rows are ruled and of which nobody has been asked yet. Its time is drawn only where some row
+    /// is to be replayed: no other reply waits for it.
+    pub(super) fn occasion(&self, call: &Call, asked: &Asked, replays: bool) -> Occasion {
         let query = &asked.query;
         let (work, is_typed) = (query.work(), query.is_typed());
         // The server opens what is compressed, and reads typed values one by one.
@@ -102,9 +103,12 @@ impl<S: Store> Predictor<S> {
         let (calls, rested) = self.upstream.asking();
         let latencies = &self.times.latencies;
         let moment = Moment { load: Load::of(calls, rested), past: latencies.past(&stratum) };
+        let mode = asked.model.settings.timing;
+        if !replays {
+            return Occasion { mode, stratum, moment, dice: 0.5, target: Target::Guessed(None) };
+        }
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
-        let mode = asked.model.settings.timing;
         let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
         let target = latencies.drawn(mode, &stratum, moment, dice, patience);
         Occasion { mode, stratum, moment, dice, target }

@@ -1,60 +1,28 @@
 //! The model server behind us: connections that keep themselves up, and one call over them.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Request, Response, Uri};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use http::{HeaderMap, Request, Response};
 use percent_encoding::percent_decode;
-use rustls::pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 use tonic::Code;
 
-use super::body::{self, Body, BoxError};
+use super::body::{self, Body};
+use super::connect::Connector;
 use super::frame;
-use super::listen::BoxedStream;
+use super::lane::{CONNECT, Lane};
 use super::template::Template;
-use super::tls::{self, TlsError};
-use crate::config::{UpstreamAddress, UpstreamTls};
+use super::unary::Unary;
 
-/// Connections shared by all inspected calls.
+/// Connections shared by all inspected calls, at least.
 const SHARED_LANES: usize = 2;
-
-/// One attempt to connect may take this long, and a call waits this long at most for the first.
-const CONNECT: Duration = Duration::from_secs(2);
-
-/// The pause before connecting again: doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
-/// How often a call that the upstream certainly did not process is sent in all.
-const ATTEMPTS: u32 = 3;
-
-/// Flow-control windows in bytes, of a stream and of a connection.
-///
-/// h2 gives a connection half its window as a budget for small DATA frames that wait to be read, and ends the connection,
-/// with every call on it, when that is spent. A stalled stream of 17-byte messages needs 28 times its own window, so the
-/// connection's is 64 times the stream's. It is a promise to the peer, not an allocation.
-const WINDOWS: (u32, u32) = (1 << 20, 64 << 20);
-
-/// The largest DATA frame that the upstream may send us, in bytes.
-const FRAME: u32 = 1 << 20;
 
 /// The longest reply to a question of our own, in bytes.
 const OWN_REPLY: usize = 16 << 20;
-
-/// What one connection buffers of bytes not yet sent, per stream.
-const SEND_BUFFER: usize = 1 << 20;
 
 /// Why a call did not reach the upstream, or broke on the way.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -70,44 +38,23 @@ pub(super) enum UpstreamError {
     Reply(Arc<str>),
 }
 
-/// How to reach the upstream.
-pub(super) struct Connector {
-    route: Way,
-    scheme: Scheme,
-    authority: Authority,
-}
-
-enum Way {
-    Tcp(String),
-    Unix(PathBuf),
-    Tls(String, Box<(TlsConnector, ServerName<'static>)>),
-}
-
-/// A connection to the upstream that is made again whenever it ends.
-pub(super) struct Lane {
-    state: watch::Receiver<State>,
-    connector: Arc<Connector>,
-    keeper: JoinHandle<()>,
-}
-
-#[derive(Clone)]
-enum State {
-    Connecting,
-    Ready(SendRequest<Body>),
-    Down(Arc<str>),
-}
-
 /// The shared lanes, and the means to open one for a single downstream connection.
 pub(super) struct Upstream {
     connector: Arc<Connector>,
-    lanes: Vec<Lane>,
-    next: AtomicUsize,
+    shared: Vec<Shared>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
     /// How busy it is with us.
     business: Business,
+}
+
+/// The shared lanes of one runtime, whose calls take turns on them: a call over another runtime's would wake its thread.
+struct Shared {
+    runtime: runtime::Id,
+    lanes: Vec<Lane<Unary>>,
+    next: AtomicUsize,
 }
 
 /// A call that waits for its reply; it counts until this is dropped.
@@ -135,209 +82,6 @@ struct Business {
     /// When the last one ended, in microseconds since `since`.
     last: AtomicU64,
     since: Instant,
-}
-
-impl Connector {
-    /// A connector to `address`; `tls` applies to `https://` alone.
-    pub(super) fn new(address: &UpstreamAddress, tls: &UpstreamTls) -> Result<Self, TlsError> {
-        let local = || Authority::from_static("localhost");
-        Ok(match address {
-            UpstreamAddress::Http(authority) => Self {
-                route: Way::Tcp(with_port(authority, 80)),
-                scheme: Scheme::HTTP,
-                authority: authority.clone(),
-            },
-            UpstreamAddress::Unix(path) => {
-                Self { route: Way::Unix(path.clone()), scheme: Scheme::HTTP, authority: local() }
-            }
-            UpstreamAddress::Https(authority, name) => {
-                let connector = TlsConnector::from(Arc::new(tls::client(tls)?));
-                let name = tls.server_name.clone().unwrap_or_else(|| name.clone());
-                Self {
-                    route: Way::Tls(with_port(authority, 443), Box::new((connector, name))),
-                    scheme: Scheme::HTTPS,
-                    authority: authority.clone(),
-                }
-            }
-        })
-    }
-
-    async fn connect(&self) -> io::Result<BoxedStream> {
-        Ok(match &self.route {
-            Way::Tcp(address) => Box::pin(dial(address).await?),
-            Way::Unix(path) => Box::pin(UnixStream::connect(path).await?),
-            Way::Tls(address, tls) => {
-                let stream = dial(address).await?;
-                Box::pin(tls.0.connect(tls.1.clone(), stream).await?)
-            }
-        })
-    }
-
-    async fn handshake(
-        &self,
-    ) -> Result<(SendRequest<Body>, http2::Connection<TokioIo<BoxedStream>, Body, TokioExecutor>), BoxError>
-    {
-        let stream = self.connect().await?;
-        Ok(http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_frame_size(FRAME)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(64 << 10)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
-            .handshake(TokioIo::new(stream))
-            .await?)
-    }
-
-    /// The target of a call: the caller's authority where it gave one, so that the upstream sees what it would have seen.
-    fn target(&self, authority: Option<Authority>, path: PathAndQuery) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(authority.unwrap_or_else(|| self.authority.clone()));
-        parts.path_and_query = Some(path);
-        Uri::from_parts(parts).expect("scheme, authority and path are all there")
-    }
-}
-
-fn with_port(authority: &Authority, port: u16) -> String {
-    if authority.port().is_some() { authority.to_string() } else { format!("{authority}:{port}") }
-}
-
-async fn dial(address: &str) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-impl Lane {
-    /// Opens a lane; it connects in the background and ends when dropped.
-    pub(super) fn open(connector: Arc<Connector>) -> Self {
-        let (publish, state) = watch::channel(State::Connecting);
-        let keeper = tokio::spawn(keep_up(Arc::clone(&connector), publish));
-        Self { state, connector, keeper }
-    }
-
-    /// Sends `request`, whose URI is replaced by the upstream's, and returns the reply's head with its body to come.
-    ///
-    /// A request that was certainly never sent (the connection closed under it) is sent once more; nothing else is retried.
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, UpstreamError> {
-        self.send_until_taken(request, || None).await
-    }
-
-    /// The same for a request that can be made again: it is also sent once more where it was sent and left out, which the
-    /// upstream says by refusing the stream or by a goodbye that does not count it.
-    async fn send_again(
-        &self,
-        make: impl Fn() -> Request<Body>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        self.send_until_taken(make(), || Some(make())).await
-    }
-
-    async fn send_until_taken(
-        &self,
-        request: Request<Body>,
-        again: impl Fn() -> Option<Request<Body>>,
-    ) -> Result<Response<Incoming>, UpstreamError> {
-        let mut request = self.aimed(request);
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let mut sender = self.sender().await?;
-            let mut refused = match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response),
-                Err(refused) => refused,
-            };
-            let unsent = refused.take_message();
-            let error = refused.into_error();
-            let made_again = || was_left_out(&error).then(&again).flatten().map(|next| self.aimed(next));
-            let next = unsent.or_else(made_again);
-            match next {
-                Some(next) if attempt < ATTEMPTS => {
-                    request = next;
-                    self.renewed().await;
-                }
-                _ => return Err(UpstreamError::Broken(error.to_string().into())),
-            }
-        }
-    }
-
-    /// `request` with the upstream's URI in place of its own.
-    fn aimed(&self, request: Request<Body>) -> Request<Body> {
-        let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        parts.uri = self.connector.target(parts.uri.authority().cloned(), path);
-        parts.version = http::Version::HTTP_2;
-        Request::from_parts(parts, body)
-    }
-
-    /// The connection's sender, waited for while the first attempt to connect is under way.
-    async fn sender(&self) -> Result<SendRequest<Body>, UpstreamError> {
-        let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
-        match tokio::time::timeout(CONNECT, settled).await {
-            Ok(Ok(state)) => match &*state {
-                State::Ready(sender) => Ok(sender.clone()),
-                State::Down(why) => Err(UpstreamError::Down(Arc::clone(why))),
-                State::Connecting => Err(UpstreamError::Down("still connecting".into())),
-            },
-            Ok(Err(_)) => Err(UpstreamError::Down("shutting down".into())),
-            Err(_) => Err(UpstreamError::Down("connecting takes too long".into())),
-        }
-    }
-
-    /// Waits until the connection is another than the one that just refused a call.
-    async fn renewed(&self) {
-        let mut state = self.state.clone();
-        let changed = state.wait_for(|state| match state {
-            State::Ready(sender) => !sender.is_closed(),
-            _ => true,
-        });
-        let _ = tokio::time::timeout(CONNECT, changed).await;
-    }
-}
-
-/// Whether the upstream said that it never processed the call: it refused the stream, or said goodbye before it.
-fn was_left_out(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| {
-        let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
-        cause.is_remote() && (refused || cause.is_go_away())
-    })
-}
-
-impl Drop for Lane {
-    fn drop(&mut self) {
-        self.keeper.abort();
-    }
-}
-
-/// Connects, tells `publish`, and begins again when the connection has ended.
-async fn keep_up(connector: Arc<Connector>, publish: watch::Sender<State>) {
-    let mut pause = BACKOFF.0;
-    loop {
-        match tokio::time::timeout(CONNECT, connector.handshake()).await {
-            Ok(Ok((sender, connection))) => {
-                pause = BACKOFF.0;
-                publish.send_replace(State::Ready(sender));
-                let ended = connection.await;
-                tracing::debug!(?ended, "connection to the model server ended");
-                publish.send_replace(State::Connecting);
-            }
-            Ok(Err(error)) => down(&publish, &error.to_string()),
-            Err(_) => down(&publish, "connecting timed out"),
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(BACKOFF.1);
-    }
-}
-
-fn down(publish: &watch::Sender<State>, why: &str) {
-    if !matches!(&*publish.borrow(), State::Down(known) if **known == *why) {
-        tracing::warn!(why, "the model server cannot be reached");
-    }
-    publish.send_replace(State::Down(why.into()));
 }
 
 /// A reply read whole: its headers, its one message where it has one, its trailers.
@@ -425,14 +169,25 @@ impl Reply {
 }
 
 impl Upstream {
-    /// Opens the shared lanes; the model server need not be there yet.
+    /// Opens the shared lanes on the runtime that this is called on; the model server need not be there yet.
     pub(super) fn open(connector: Connector) -> Self {
+        Self::open_on([&Handle::current()], connector)
+    }
+
+    /// Opens shared lanes on each of `runtimes`, of which there is at least one.
+    pub(super) fn open_on<'a>(runtimes: impl IntoIterator<Item = &'a Handle>, connector: Connector) -> Self {
         let connector = Arc::new(connector);
-        let lanes = (0..SHARED_LANES).map(|_| Lane::open(Arc::clone(&connector))).collect();
+        let runtimes: Vec<&Handle> = runtimes.into_iter().collect();
+        let each = SHARED_LANES.div_ceil(runtimes.len());
+        let open = |runtime: &&Handle| Shared {
+            runtime: runtime.id(),
+            lanes: (0..each).map(|_| Lane::open(runtime, Arc::clone(&connector))).collect(),
+            next: AtomicUsize::new(0),
+        };
+        let shared = runtimes.iter().map(open).collect();
         Self {
             connector,
-            lanes,
-            next: AtomicUsize::new(0),
+            shared,
             template: Template::default(),
             streams: AtomicBool::new(false),
             business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
@@ -441,15 +196,12 @@ impl Upstream {
 
     /// Where it is: `host:port`, or a socket's path.
     pub(super) fn address(&self) -> &str {
-        match &self.connector.route {
-            Way::Tcp(address) | Way::Tls(address, _) => address,
-            Way::Unix(path) => path.to_str().unwrap_or_default(),
-        }
+        self.connector.address()
     }
 
     /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
     pub(super) fn own_lane(&self) -> Lane {
-        Lane::open(Arc::clone(&self.connector))
+        Lane::open(&Handle::current(), Arc::clone(&self.connector))
     }
 
     /// Calls that wait for their reply at the moment, and the time since the last one ended.
@@ -462,11 +214,11 @@ impl Upstream {
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
     pub(super) async fn call(
         &self,
-        request: impl Fn() -> Request<Body>,
+        request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
         let _under_way = UnderWay::of(&self.business);
-        let (head, mut body) = self.lane().send_again(request).await?.into_parts();
+        let (head, mut body) = self.lane().send(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
             return Ok(Reply {
@@ -505,13 +257,11 @@ impl Upstream {
         if self.streams.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let request = || {
-            Request::post(path)
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(body::empty())
-                .expect("a static path and static headers make a request")
-        };
+        let request = Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(None)
+            .expect("a static path and static headers make a request");
         let reply = tokio::time::timeout(CONNECT, self.call(request, OWN_REPLY)).await;
         match reply {
             Ok(reply) => Ok(Some(reply?).filter(|reply| reply.code() == Code::Unimplemented)),
@@ -521,9 +271,12 @@ impl Upstream {
         .inspect(|refusal| self.streams.store(refusal.is_none(), Ordering::Relaxed))
     }
 
-    fn lane(&self) -> &Lane {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        &self.lanes[turn % self.lanes.len()]
+    /// A shared lane of the runtime that this is called on; the first one's for those that have none.
+    fn lane(&self) -> &Lane<Unary> {
+        let here = Handle::current().id();
+        let shared = self.shared.iter().find(|shared| shared.runtime == here).unwrap_or(&self.shared[0]);
+        let turn = shared.next.fetch_add(1, Ordering::Relaxed);
+        &shared.lanes[turn % shared.lanes.len()]
     }
 
     /// A unary call of our own, not made for any caller.
@@ -533,14 +286,11 @@ impl Upstream {
         question: &Q,
         within: Duration,
     ) -> Result<Result<A, tonic::Status>, UpstreamError> {
-        let message = frame::encode(question);
-        let request = || {
-            Request::post(path)
-                .header("content-type", "application/grpc")
-                .header("te", "trailers")
-                .body(body::message(message.clone(), None))
-                .expect("a static path and static headers make a request")
-        };
+        let request = Request::post(path)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Some(frame::encode(question)))
+            .expect("a static path and static headers make a request");
         let call = self.call(request, OWN_REPLY);
         let reply = tokio::time::timeout(within, call)
             .await

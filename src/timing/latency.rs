@@ -185,14 +185,14 @@ fn newest(mut samples: Vec<Sample>) -> Vec<Sample> {
 }
 
 /// Those of `samples` whose past was most like that of this moment; all where nothing is known of it.
-fn like(moment: Moment, mut samples: Vec<Sample>) -> Vec<Seen> {
-    if let Some(past) = moment.past {
-        let unlike = |sample: &Sample| sample.before.map_or(f64::INFINITY, |before| before.unlike(past));
-        // Stable: of those that are equally like it the newest come first.
-        samples.sort_by(|one, other| unlike(one).total_cmp(&unlike(other)));
-        samples.truncate(NEAREST);
-    }
-    samples.into_iter().map(|sample| sample.seen).collect()
+fn like(moment: Moment, samples: Vec<Sample>) -> Vec<Seen> {
+    let Some(past) = moment.past else { return samples.into_iter().map(|sample| sample.seen).collect() };
+    // How unlike each is, once: it takes logarithms, and sorting would ask for it a dozen times.
+    let unlike = |sample: &Sample| sample.before.map_or(f64::INFINITY, |before| before.unlike(past));
+    let mut unlike: Vec<(f64, usize)> = samples.iter().map(unlike).zip(0..).collect();
+    // Of those that are equally like it the newest come first.
+    unlike.sort_unstable_by(|one, other| one.0.total_cmp(&other.0).then(one.1.cmp(&other.1)));
+    unlike.into_iter().take(NEAREST).map(|(_, at)| samples[at].seen).collect()
 }
 
 fn pool(stratum: &Stratum) -> Pool {

@@ -14,7 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::super::upstream::{Connector, Upstream};
+use super::super::connect::Connector;
+use super::super::upstream::Upstream;
 use crate::config::{Place, Probe, Target, UpstreamAddress, UpstreamTls};
 
 /// What is asked, and for how long an answer is waited for.
