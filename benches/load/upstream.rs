@@ -23,8 +23,9 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::pictures::{Form, MODELS, Payload, framed};
 
-/// Flow-control windows, of a stream and of a connection: wide enough never to be waited for.
+/// Flow-control windows, of a stream and of a connection, and the longest frame. The first and the last are what Triton 2.51 announces.
 const WINDOWS: (u32, u32) = (4 << 20, 64 << 20);
+const FRAME: u32 = 4 << 20;
 
 /// The most rows of a request.
 const MOST_ROWS: i32 = 128;
@@ -57,6 +58,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, repli
         .auto_date_header(false)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
+        .max_frame_size(FRAME)
         .max_concurrent_streams(1024)
         .serve_connection(TokioIo::new(stream), serve);
     // Whoever is compared may end its connections as it likes.
