@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::asking::Asking;
 use crate::dial::{Caller, metrics, sum};
-use crate::pictures::{Lots, Payload};
+use crate::pictures::Payload;
 use crate::process::{cpu_seconds, own_cpu_seconds, resident};
 
 /// What is to be done.
@@ -24,6 +25,8 @@ struct Plan {
     ways: BTreeMap<String, Way>,
     cells: Vec<Cell>,
     seed: u64,
+    /// Counters that are read before and after each cell: a metric's name, and what its labels hold.
+    watched: Vec<(String, String)>,
 }
 
 /// A way to the model.
@@ -33,7 +36,7 @@ struct Way {
     address: String,
     /// The processes that it is made of; none of a direct one.
     pids: Vec<u32>,
-    /// Where it tells how many rows it replayed, if it does.
+    /// Where its metrics are, if it has any.
     admin: Option<String>,
 }
 
@@ -50,6 +53,8 @@ struct Cell {
     copies: f64,
     ways: Vec<String>,
     slice_ms: u64,
+    /// So many calls for each slice, in place of so long.
+    calls: Option<usize>,
     rounds: usize,
     /// Calls to each way before any is timed, the first time that this payload is asked of it.
     warm_up: usize,
@@ -75,8 +80,8 @@ struct Seen<'a> {
     /// New pictures asked, and near-copies; those before the first that was timed included.
     new: usize,
     copies: usize,
-    /// What Refrain counted of them, in rows: forwarded, replayed, rejected, suspect.
-    counted: Option<[f64; 4]>,
+    /// By how much each watched counter rose meanwhile; none of what has no metrics.
+    counted: Option<Vec<f64>>,
     /// What was said instead of an answer, first of all.
     said: Option<String>,
 }
@@ -120,7 +125,7 @@ pub(crate) async fn all(plan: &Path) {
         for name in &cell.ways {
             let way = plan.ways.get(name).expect("a cell names ways of the plan");
             let progress = std::mem::take(progress.entry((name.clone(), key.clone())).or_default());
-            sessions.push(Session::open(name, way, cell, source, progress, plan.seed).await);
+            sessions.push(Session::open(name, way, cell, source, &plan, progress).await);
         }
         for session in &mut sessions {
             session.warm_up().await;
@@ -146,6 +151,7 @@ struct Session<'a> {
     way: &'a Way,
     cell: &'a Cell,
     source: &'a Source,
+    watched: &'a [(String, String)],
     callers: Vec<Caller>,
     asking: Rc<RefCell<Asking>>,
     is_warm: bool,
@@ -159,44 +165,26 @@ struct Session<'a> {
     generator_cpu: f64,
 }
 
-/// What is asked next.
-struct Asking {
-    /// Pictures begun so far, over all cells.
-    next: usize,
-    /// The same at the cell's beginning: copies are of this cell's own pictures.
-    from: usize,
-    lots: Lots,
-    copies: usize,
-    failed: usize,
-    said: Option<String>,
-}
-
 impl<'a> Session<'a> {
     async fn open(
         name: &'a str,
         way: &'a Way,
         cell: &'a Cell,
         source: &'a Source,
+        plan: &'a Plan,
         progress: Progress,
-        seed: u64,
     ) -> Self {
         let mut callers = Vec::new();
         for _ in 0..cell.connections {
             callers.push(Caller::connect(&way.address).await);
         }
-        let asking = Asking {
-            next: progress.next,
-            from: progress.next,
-            lots: Lots(seed ^ progress.next as u64),
-            copies: 0,
-            failed: 0,
-            said: None,
-        };
+        let asking = Asking::from(progress.next, plan.seed);
         Self {
             name,
             way,
             cell,
             source,
+            watched: &plan.watched,
             callers,
             asking: Rc::new(RefCell::new(asking)),
             is_warm: progress.warm,
@@ -223,7 +211,11 @@ impl<'a> Session<'a> {
 
     async fn slice(&mut self, length: Duration) {
         let (cpu, own, begin) = (cpu_seconds(&self.way.pids), own_cpu_seconds(), Instant::now());
-        let mut taken = self.run(Until::Time(begin + length), self.cell.copies).await;
+        let until = match self.cell.calls {
+            None => Until::Time(begin + length),
+            Some(calls) => Until::Calls(calls, begin + Duration::from_mins(10)),
+        };
+        let mut taken = self.run(until, self.cell.copies).await;
         let seconds = begin.elapsed().as_secs_f64();
         self.cpu += cpu_seconds(&self.way.pids) - cpu;
         self.generator_cpu += own_cpu_seconds() - own;
@@ -245,15 +237,21 @@ impl<'a> Session<'a> {
         let lag = 2 * self.cell.concurrency + 8;
         let mut tasks = JoinSet::new();
         for place in 0..self.cell.concurrency {
-            let mut caller = self.callers[place % self.callers.len()].clone();
+            let callers: Vec<Caller> =
+                self.callers.iter().skip(place).step_by(self.cell.concurrency).cloned().collect();
+            // Of fewer connections than callers, each serves several.
+            let spare = self.callers[place % self.callers.len()].clone();
+            let mut callers = if callers.is_empty() { vec![spare] } else { callers };
             let (asking, left) = (Rc::clone(&self.asking), Rc::clone(&left));
             let (payload, requests) = (self.source.payload.clone(), Rc::clone(&self.source.requests));
             tasks.spawn_local(async move {
-                let mut taken = Vec::new();
+                let (mut taken, mut turn) = (Vec::new(), 0);
                 while *left.borrow() > 0 && Instant::now() < end {
                     *left.borrow_mut() -= 1;
                     let (request, pass) = asking.borrow_mut().next(&payload, &requests, copies, lag);
-                    match caller.call(request, &pass).await {
+                    let at = turn % callers.len();
+                    turn += 1;
+                    match callers[at].call(request, &pass).await {
                         Ok(took) => taken.push(took.as_secs_f64() * 1e6),
                         Err(said) => {
                             let mut asking = asking.borrow_mut();
@@ -281,13 +279,9 @@ impl<'a> Session<'a> {
         let asking = self.asking.borrow();
         let after = self.way.admin.as_deref().map(metrics);
         let counted = self.before.as_ref().zip(after).map(|(before, after)| {
-            let since = |name: &str, label: &str| sum(&after, name, label) - sum(before, name, label);
-            [
-                since("refrain_decisions_total", "decision=\"forwarded\""),
-                since("refrain_decisions_total", "decision=\"short_circuited\""),
-                since("refrain_decisions_total", "decision=\"rejected\""),
-                since("refrain_suspect_rows_total", ""),
-            ]
+            let since =
+                |(name, label): &(String, String)| sum(&after, name, label) - sum(before, name, label);
+            self.watched.iter().map(since).collect()
         });
         let seen = Seen {
             cell: &self.cell.name,
@@ -318,30 +312,6 @@ enum Until {
     Time(Instant),
     /// After so many calls, or at a moment if that comes first.
     Calls(usize, Instant),
-}
-
-impl Asking {
-    /// The next request, and who asks it: a new picture, or a copy of one that was answered a while ago.
-    fn next(&mut self, payload: &Payload, requests: &[Bytes], copies: f64, lag: usize) -> (Bytes, String) {
-        let lot = self.lots.next();
-        let oldest = self.from.max(self.next.saturating_sub(lag + 32));
-        let behind = self.next.saturating_sub(lag);
-        let is_copy = (lot >> 11) as f64 / (1_u64 << 53) as f64 >= 1.0 - copies && behind > oldest;
-        if is_copy {
-            self.copies += 1;
-            let at = oldest + (self.lots.next() % (behind - oldest) as u64) as usize;
-            let copy = payload.near_copy(&requests[at % requests.len()], self.lots.next());
-            return (copy, caller(payload, at, requests.len()));
-        }
-        let at = self.next;
-        self.next += 1;
-        (requests[at % requests.len()].clone(), caller(payload, at, requests.len()))
-    }
-}
-
-/// One caller asks all; of few pictures each pass is another's, who has not seen them.
-fn caller(payload: &Payload, at: usize, pool: usize) -> String {
-    if payload.outlives_a_session() { "caller".to_owned() } else { format!("caller-{}", at / pool) }
 }
 
 fn at(sorted: &[f64], share: f64) -> f64 {

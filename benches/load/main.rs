@@ -22,6 +22,7 @@ mod pictures;
 mod upstream;
 mod dial;
 mod process;
+mod asking;
 mod drive;
 
 #[global_allocator]

@@ -5,9 +5,9 @@ use image::codecs::jpeg::JpegEncoder;
 use prost::Message;
 use refrain::protocol::pb;
 
-/// Pictures of a payload: more than a session remembers (128 anchors, 128 of them hit, 1,024 ghosts), so that one may come again when all the
-/// others have been.
-const POOL: usize = 1408;
+/// Pictures of a payload: more than a session remembers (128 anchors, 128 that were hit, 1,024 ghosts) and than are under way, so that one may
+/// come again when all the others have been.
+const POOL: usize = 1536;
 
 /// Knots of a picture's side: what differs from picture to picture is as large as what judgment compares.
 const KNOTS: usize = 8;
@@ -59,7 +59,7 @@ impl Payload {
             _ => {
                 let rows = name.strip_prefix("rows-").and_then(|rows| rows.parse().ok());
                 let rows: usize = rows.expect("3KiB, 147KiB, 588KiB, jpeg-224, jpeg-1080p or rows-N");
-                Self { rows, pool: POOL.div_ceil(rows).max(64), ..small }
+                Self { rows, pool: POOL.div_ceil(rows).max(256), ..small }
             }
         }
     }
@@ -79,7 +79,8 @@ impl Payload {
         (0..self.pool as u64).map(|at| drawn(self.width, self.height, seed << 32 | at).into()).collect()
     }
 
-    fn request(&self, seed: u64) -> Bytes {
+    /// One request, prefix and all.
+    pub(crate) fn request(&self, seed: u64) -> Bytes {
         let picture =
             |row| drawn(self.width, self.height, (seed * self.rows as u64).wrapping_add(row as u64));
         let pictures = (0..self.rows).map(picture);

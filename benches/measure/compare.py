@@ -6,6 +6,7 @@ import sys
 import cells
 import witnesses
 from about import about, keep
+from built import built
 from world import World
 
 SEED = 8
@@ -52,7 +53,7 @@ def check(seen, planned):
         if not each["counted"] or "off" in each["way"].split("-"):
             continue
         rows = int(payloads[each["cell"]].partition("rows-")[2] or 1)
-        forwarded, replayed, rejected, _ = each["counted"]
+        forwarded, replayed, rejected = each["counted"][:3]
         if (forwarded, replayed, rejected) != (each["new"] * rows, each["copies"] * rows, 0):
             wrong.append(
                 f"{where}: of {each['new']} new requests and {each['copies']} near-copies of {rows} rows "
@@ -63,23 +64,23 @@ def check(seen, planned):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("load", help="the program built of benches/load")
     parser.add_argument("--quick", action="store_true", help="three payloads, one call and eight at once, nothing replayed")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     asked = parser.parse_args()
+    (load,) = built("load")
     told = about(f"benches/run compare{' --quick' if asked.quick else ''}{f' --only {asked.only!r}' if asked.only else ''}")
     planned = [cell for cell in (cells.quick() if asked.quick else cells.full()) if asked.only in cell["name"]]
     before_triton = [] if asked.quick else [cell for cell in cells.triton() if asked.only in cell["name"]]
     seen, witnessed = [], []
     if planned:
-        with World(asked.load) as world:
+        with World(load) as world:
             world.upstream()
             ways(world, {way for cell in planned for way in cell["ways"]})
             seen += world.drive(planned, SEED)
             if not asked.quick and not asked.only:
                 witnessed += witnesses.h2load(world)
     if before_triton:
-        with World(asked.load) as world, world.triton("clf_u8", "heavy_u8") as server:
+        with World(load) as world, world.triton("clf_u8", "heavy_u8") as server:
             triton_ways(world, server.grpc)
             seen += world.drive(before_triton, SEED)
             if not asked.only:

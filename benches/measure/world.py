@@ -1,6 +1,7 @@
 """Everything that a comparison runs between: a free upstream, the real Triton, and each proxy in front of them, all on loopback."""
 
 import contextlib
+import getpass
 import json
 import os
 import pathlib
@@ -21,7 +22,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 PARTS = ROOT / "target" / "bench-parts"
 ENVOY = next(iter(ROOT.glob("target/test-venv-benches/lib/python3*/site-packages/envoy/_bin/envoy")), None)
 REFRAIN = pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target/release/refrain"))
-READY_SECONDS, STOP_SECONDS = 20, 10
+READY_SECONDS, STOP_SECONDS = 60, 10
+
+# What became of rows, in the order of `counted` in what the load generator tells; then comes what a part watches beside.
+DECIDED = [("refrain_decisions_total", f'decision="{decision}"') for decision in ("forwarded", "short_circuited", "rejected")]
 
 # Pictures are made at random, so that now and then one is suspect; that a session be suspected is not what is measured.
 SETTINGS = """
@@ -57,14 +61,15 @@ class World:
     def __exit__(self, *_):
         self.stack.close()
 
-    def start(self, name, command, **variables):
-        """A process, and the file with what it says."""
+    def start(self, name, command, processors=None, stdin=subprocess.DEVNULL, **variables):
+        """A process, and the file with what it says. It starts on these processors alone, where some are named."""
         log = self.folder / f"{name}.log"
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("REFRAIN_", "OTEL_"))}
         with open(log, "wb") as into:
             process = subprocess.Popen(
-                list(map(str, command)), env=clean | variables, stdin=subprocess.DEVNULL, stdout=into, stderr=into
-            )
+                list(map(str, command)), env=clean | variables, stdin=stdin, stdout=into, stderr=into,
+                preexec_fn=processors and (lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: len(processors)])),
+            )  # fmt: skip
         self.stack.callback(stop, process)
         return process, log
 
@@ -78,16 +83,20 @@ class World:
     def triton(self, *models):
         return self.stack.enter_context(Triton(only=models))
 
-    def refrain(self, name, upstream, top="", workers=2, listen=None, binary=REFRAIN):
-        """One `refrain proxy`; its way is `name`."""
+    def refrain(self, name, upstream, top="", workers=2, listen=None, binary=REFRAIN, under=(), stdin=subprocess.DEVNULL):
+        """One `refrain proxy`, `under` another program if one is named; its way is `name`."""
         settings = self.folder / f"{name}.toml"
         settings.write_text(f"{top}\n{SETTINGS}")
         listen = listen or "127.0.0.1:0"
-        command = [binary, "proxy", "--config", settings, "--listen", listen, "--upstream", upstream, "--admin", "127.0.0.1:0"]
-        process, log = self.start(name, command, TOKIO_WORKER_THREADS=str(workers), NO_COLOR="1")
+        command = [*under, binary, "proxy", "--config", settings, "--listen", listen, "--upstream", upstream, "--admin", "127.0.0.1:0"]
+        # It makes as many threads as there are processors that it may use when it starts.
+        process, log = self.start(name, command, processors=range(workers), stdin=stdin, NO_COLOR="1")
         address = said(process, log, r"listening on (unix:\S+|127\.0\.0\.1:\d+)")[1].strip('"')
         admin = said(process, log, r"admin on (127\.0\.0\.1:\d+)")[1]
+        for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), os.sched_getaffinity(0))
         self.way(name, address, [process.pid], admin)
+        return process
 
     def envoy(self, name, upstream, workers=2, listen=None):
         port, admin = free_ports(2)
@@ -106,7 +115,7 @@ class World:
         listen = listen or f"127.0.0.1:{free_ports(1)[0]}"
         text = (HERE / "nginx.conf").read_text()
         (folder / "nginx.conf").write_text(
-            filled(text, FOLDER=str(folder), WORKERS=str(workers), UPSTREAM=upstream, LISTEN=listen)
+            filled(text, USER=getpass.getuser(), FOLDER=str(folder), WORKERS=str(workers), UPSTREAM=upstream, LISTEN=listen)
         )
         command = [PARTS / "usr/sbin/nginx", "-c", folder / "nginx.conf", "-p", folder]
         process, log = self.start(name, command, LD_LIBRARY_PATH=libraries())
@@ -119,11 +128,12 @@ class World:
     def way(self, name, address, pids=(), admin=None):
         self.ways[name] = {"address": address, "pids": list(pids), "admin": admin}
 
-    def drive(self, cells, seed):
+    def drive(self, cells, seed, watched=()):
         """Carries out the cells with every way that they name; what was seen, as `drive.rs` writes it."""
         plan = self.folder / "plan.json"
         used = {way for cell in cells for way in cell["ways"]}
-        plan.write_text(json.dumps({"ways": {way: self.ways[way] for way in used}, "cells": cells, "seed": seed}))
+        ways = {way: self.ways[way] for way in used}
+        plan.write_text(json.dumps({"ways": ways, "cells": cells, "seed": seed, "watched": [*DECIDED, *watched]}))
         done = subprocess.run([self.load, "drive", plan], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"the load generator ended with {done.returncode}; {self.tails()}")

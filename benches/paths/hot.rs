@@ -13,6 +13,7 @@ use refrain::protocol::{Rpc, pb};
 use refrain::session::Limits;
 
 use crate::past::{Expected, Past, judge, likeness, near_copy, pixels};
+use crate::pictures::Payload;
 
 /// Anchors of a full session that near-copies have hit; as many others; and ghosts.
 const HIT: usize = 128;
@@ -41,6 +42,7 @@ pub(crate) fn paths(times: usize) -> Vec<Path> {
         likeness_of("likeness 224 UINT8 NCHW", "UINT8", 224, true),
         likeness_of("likeness 224 FP32 NHWC", "FP32", 224, false),
         likeness_of("likeness 224 FP32 NCHW", "FP32", 224, true),
+        likeness_of_jpeg("likeness 224 JPEG"),
         read_of("read 32 UINT8", "UINT8", 32, 1),
         read_of("read 224 FP32", "FP32", 224, 1),
         read_of("read 32 rows of 32 UINT8", "UINT8", 32, ROWS),
@@ -61,6 +63,20 @@ fn likeness_of(name: &'static str, datatype: &str, side: usize, planar: bool) ->
         once: Box::new(move |_| {
             let image = query.image(0).unwrap();
             black_box(judge.likeness(&image));
+        }),
+    }
+}
+
+fn likeness_of_jpeg(name: &'static str) -> Path {
+    let judge = judge();
+    let payload = Payload::named("jpeg-224");
+    let request = payload.request(1).slice(5..);
+    let signature = signature("BYTES", 224, false);
+    let query = Rpc::Infer.decode(&request).unwrap().read(request, &signature, how(Range::LEVELS)).unwrap();
+    Path {
+        name,
+        once: Box::new(move |_| {
+            black_box(judge.likeness(&query.image(0).unwrap()));
         }),
     }
 }
@@ -113,12 +129,20 @@ fn judged(times: usize) -> Vec<Path> {
         };
         Path { name, once: Box::new(once) }
     };
+    let anchors_alone = Past::new(Limits { ghosts: 0, ..Limits::default() }, ANSWER);
+    let next = anchors_alone.fill(1, HIT, HIT);
+    let others: Vec<Likeness> =
+        (next..).map(|seed| likeness(&past.judge, pixels(seed))).take(times).collect();
     // Near-copies and repeats first: new pictures would in time push the anchors out that these are of.
     vec![
         path("judged: a near-copy", copies, 1, Expected::Replay),
         path("judged: a repeat", exact, 1, Expected::Replay),
         path("judged: new", one, 1, Expected::Forward),
         path("judged: 32 new rows", many, ROWS, Expected::Forward),
+        Path {
+            name: "judged: new, 256 anchors and no ghosts",
+            once: Box::new(move |turn| anchors_alone.ask(1, vec![others[turn].clone()], Expected::Forward)),
+        },
     ]
 }
 
@@ -147,8 +171,16 @@ fn dims(side: usize, planar: bool) -> Vec<i64> {
 }
 
 fn signature(datatype: &str, side: usize, planar: bool) -> Signature {
-    let format = if planar { pb::model_input::Format::Nchw } else { pb::model_input::Format::Nhwc };
-    let data_type = if datatype == "FP32" { pb::DataType::TypeFp32 } else { pb::DataType::TypeUint8 };
+    let format = match datatype {
+        "BYTES" => pb::model_input::Format::None,
+        _ if planar => pb::model_input::Format::Nchw,
+        _ => pb::model_input::Format::Nhwc,
+    };
+    let (data_type, dims) = match datatype {
+        "FP32" => (pb::DataType::TypeFp32, dims(side, planar)),
+        "UINT8" => (pb::DataType::TypeUint8, dims(side, planar)),
+        _ => (pb::DataType::TypeString, vec![1]),
+    };
     let config = pb::ModelConfig {
         name: "model".into(),
         max_batch_size: 128,
@@ -156,7 +188,7 @@ fn signature(datatype: &str, side: usize, planar: bool) -> Signature {
             name: "image".into(),
             data_type: data_type.into(),
             format: format.into(),
-            dims: dims(side, planar),
+            dims,
             ..Default::default()
         }],
         output: vec![pb::ModelOutput {

@@ -1,0 +1,67 @@
+"""The plots of RESULTS.md."""
+
+import matplotlib
+from about import RESULTS
+
+matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "refrain"
+from matplotlib import pyplot  # noqa: E402
+
+COLOURS = {"off": "tab:olive", "observe": "tab:cyan", "enforce": "tab:red", "envoy": "tab:purple", "nginx": "tab:green", "direct": "tab:gray"}
+
+
+def draw(kept):
+    if "compare" in kept:
+        compared(kept["compare"])
+    if "growth" in kept:
+        growth(kept["growth"])
+
+
+def title(told):
+    return f"{told['date']}, commit {told['commit']}, {told['machine']}"
+
+
+def save(figure, name):
+    figure.tight_layout()
+    figure.savefig(RESULTS / name, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def compared(kept):
+    """Of each cell over TCP: medians, and calls a second, as multiples of Envoy's."""
+    cells = [cell for cell in kept["cells"] if cell["group"] == "TCP"]
+    by = {(each["cell"], each["way"]): each for each in kept["seen"]}
+    figure, axes = pyplot.subplots(2, 1, figsize=(14, 8), sharex=True)
+    panels = [("median, multiples of Envoy's (lower is better)", lambda seen: seen["p50"]), ("calls a second (higher is better)", lambda seen: seen["calls"] / seen["seconds"])]
+    for axis, (label, of) in zip(axes, panels):
+        for place, way in enumerate(COLOURS):
+            heights = [
+                of(by[cell["name"], way]) / of(by[cell["name"], "envoy"]) if {(cell["name"], way), (cell["name"], "envoy")} <= by.keys() else 0 for cell in cells
+            ]
+            axis.bar([at + (place - 2.5) * 0.14 for at in range(len(cells))], heights, 0.14, label=way, color=COLOURS[way])
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_ylabel(label)
+    axes[0].set_title(f"TCP, nothing replayed; {title(kept['about'])}")
+    axes[0].legend(ncols=6)
+    axes[1].set_xticks(range(len(cells)), [f"{cell['payload']}\n{cell['concurrency']} at once" for cell in cells], fontsize=8)
+    save(figure, "compare.svg")
+
+
+def growth(kept):
+    """Times on the left axis of each curve, memory for each on the right."""
+    curves = list(dict.fromkeys(point["curve"] for point in kept["points"]))
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 4.5))
+    for axis, curve in zip(axes, curves):
+        points = [point for point in kept["points"] if point["curve"] == curve]
+        for key in (key for key in points[0] if key.endswith("_ns")):
+            axis.plot([point["x"] for point in points], [point[key] / 1000 for point in points], "o-", label=key.removesuffix("_ns").replace("_", " "))
+        axis.set(xscale="log", yscale="log", xlabel=curve, ylabel="us")
+        if "accounted" in points[0]:
+            right = axis.twinx()
+            for key, style in (("accounted", "s--"), ("resident", "^:")):
+                right.plot([point["x"] for point in points], [point[key] for point in points], style, color="gray", label=f"bytes, {key}")
+            right.set(ylabel="bytes each", ylim=(0, None))
+            right.legend(loc="lower right", fontsize=7)
+        axis.legend(loc="upper left", fontsize=7)
+    figure.suptitle(title(kept["about"]))
+    save(figure, "growth.svg")
