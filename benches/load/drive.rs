@@ -47,6 +47,8 @@ struct Cell {
     payload: String,
     /// The model to ask, where it is not our own upstream's.
     model: Option<String>,
+    /// So many pictures, in place of more than a session remembers.
+    pool: Option<usize>,
     concurrency: usize,
     connections: usize,
     /// The share of near-copies.
@@ -109,7 +111,8 @@ pub(crate) async fn all(plan: &Path) {
         if let Some(model) = &cell.model {
             payload.model.clone_from(model);
         }
-        let key = format!("{} of {}", cell.payload, payload.model);
+        payload.pool = cell.pool.unwrap_or(payload.pool);
+        let key = format!("{} {} of {}", payload.pool, cell.payload, payload.model);
         let source = match source.take() {
             Some((made, at_hand)) if made == key => source.insert((made, at_hand)),
             // The pictures at hand are gone by now: of the largest there are 830 MB.

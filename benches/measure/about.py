@@ -32,7 +32,9 @@ def about(command):
 def keep(name, told, figures):
     RESULTS.mkdir(exist_ok=True)
     told = told | {"seconds": round(time.monotonic() - BEGAN)}
-    (RESULTS / f"{name}.json").write_text(json.dumps({"about": told} | figures, indent=1) + "\n")
+    kept = {"about": told} | figures
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    return kept
 
 
 def git(*words):

@@ -27,6 +27,7 @@ def cell(group, payload, concurrency, ways, copies=0.0, rounds=8, slice_ms=300, 
         "rounds": rounds,
         "slice_ms": slice_ms,
         "calls": None,
+        "pool": None,
         "model": model,
         "warm_up": warm_up,
     }

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 import cells
+import report
 import witnesses
 from about import about, keep
 from built import built
@@ -86,7 +87,10 @@ def main():
             if not asked.only:
                 witnessed += witnesses.perf_analyzer(world)
     wrong = check(seen, planned + before_triton)
-    keep("compare-quick" if asked.quick else "compare", told, {"cells": planned + before_triton, "seen": seen, "witnesses": witnessed, "wrong": wrong})
+    figures = {"cells": planned + before_triton, "seen": seen, "witnesses": witnessed, "wrong": wrong}
+    kept = keep("compare-quick" if asked.quick else "compare", told, figures)
+    if asked.quick:
+        print(report.goals({"compare": kept}) + report.compared(kept))
     sys.exit("\n".join(wrong) or None)
 
 

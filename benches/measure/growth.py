@@ -13,7 +13,7 @@ from world import World
 
 CONNECTIONS = [1, 10, 100, 300, 1000]
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128]
-# What a step may cost beyond its share: medians differ by so much from run to run, and so much is nothing.
+# What a step may cost beyond its share: points differ by so much from run to run, and so much is nothing.
 SLACK, NOTHING = 1.3, 20_000
 
 # Bytes of an answer in the curves of the store: `SCORES` in benches/paths/growth.rs.
@@ -41,7 +41,7 @@ def over_sockets(load):
     many = []
     for connections in CONNECTIONS:
         each = cells.cell("connections", "3KiB", 8, both, rounds=3, slice_ms=300)
-        many.append(each | {"connections": connections, "concurrency": min(connections, 8), "name": f"connections {connections}"})
+        many.append(each | {"connections": connections, "name": f"connections {connections}"})
     with World(load) as world:
         world.upstream()
         ways(world, set(both))

@@ -59,7 +59,8 @@ def growth(kept):
         if "accounted" in points[0]:
             right = axis.twinx()
             for key, style in (("accounted", "s--"), ("resident", "^:")):
-                right.plot([point["x"] for point in points], [point[key] for point in points], style, color="gray", label=f"bytes, {key}")
+                known = [point for point in points if point.get(key)]
+                right.plot([point["x"] for point in known], [point[key] for point in known], style, color="gray", label=f"bytes, {key}")
             right.set(ylabel="bytes each", ylim=(0, None))
             right.legend(loc="lower right", fontsize=7)
         axis.legend(loc="upper left", fontsize=7)

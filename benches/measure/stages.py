@@ -15,8 +15,8 @@ from compare import SEED, check
 from world import World
 
 STAGES = ["read", "judge", "settle", "total"]
-WATCHED = [(f"refrain_added_latency_seconds_{part}", f'stage="{stage}"') for stage in STAGES for part in ("sum", "count")]
-WATCHED += [(f"{name}_seconds_{part}", "ModelInfer") for name in ("rpc_server_call_duration", "rpc_client_call_duration") for part in ("sum", "count")]
+WATCHED = [("refrain_added_latency_seconds_sum", f'stage="{stage}"') for stage in STAGES]
+WATCHED += [(f"rpc_{end}_call_duration_seconds_{part}", "ModelInfer") for end, part in (("client", "sum"), ("server", "sum"), ("server", "count"))]
 WAYS = {"new": ("", 0.0), "near-copies": ('[timing]\nmode = "off"', 0.95)}
 
 # Whose code a symbol is, the first that matches: by the crates that it names.
@@ -55,9 +55,9 @@ def by_metrics(load):
                 sys.exit("\n".join(wrong))
             profiles.append({"way": way, "shares": profile.shares()})
             for each in seen:
-                counted = each["counted"][3:]
-                means = [1e6 * total / count if count else None for total, count in zip(counted[::2], counted[1::2])]
-                named = dict(zip([*STAGES, "server", "client"], means))
+                # Shares of all calls, so that they add up where only some calls have a stage.
+                sums, calls = each["counted"][3:-1], each["counted"][-1]
+                named = {stage: 1e6 * total / calls for stage, total in zip([*STAGES, "client", "server"], sums)}
                 rows.append({"way": way, "cell": each["cell"], "p50": each["p50"], "cpu_us": 1e6 * each["cpu_seconds"] / each["calls"]} | named)
     return rows, profiles
 
@@ -98,7 +98,7 @@ def run_in_valgrind(world, tool, calls, way, payload):
     out = world.folder / f"{name}.out"
     under = [*valgrind(), *tool, f"--{tool[0].rpartition('=')[2]}-out-file={out}"]
     process = world.refrain(name, f"http://127.0.0.1:{world.port}", top, under=under)
-    cell = cells.cell(way, payload, 1, [name], copies, 1, 0, warm_up=60) | {"calls": calls}
+    cell = cells.cell(way, payload, 1, [name], copies, 1, 0, warm_up=60) | {"calls": calls, "pool": 256}
     (seen,) = world.drive([cell], SEED)
     if wrong := check([seen], [cell]):
         sys.exit("\n".join(wrong))
