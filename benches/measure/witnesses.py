@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import urllib.request
 
 from world import PARTS, ROOT, libraries
 
@@ -33,6 +34,17 @@ def h2load(world):
     return found
 
 
+def decided(world, way):
+    """Rows that a way's Refrain has forwarded and replayed so far; none of another proxy."""
+    admin = world.ways[way]["admin"]
+    if not admin:
+        return None
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as page:
+        lines = page.read().decode().splitlines()
+    found = [line for line in lines if line.startswith("refrain_decisions_total{")]
+    return [sum(float(line.rsplit(" ", 1)[1]) for line in found if f'decision="{decision}"' in line) for decision in ("forwarded", "short_circuited")]
+
+
 def perf_analyzer(world):
     """Pictures that differ, 1,408 of them in turn, to the cheap model."""
     pictures = world.folder / "pictures.json"
@@ -47,8 +59,8 @@ def perf_analyzer(world):
     found = []
     for way in ("triton", "triton-off", "triton-enforce", "triton-envoy", "triton-nginx"):
         command = [ROOT / "target/test-venv-benches/bin/perf_analyzer", "-m", "clf_u8", "-i", "grpc", "-u", world.ways[way]["address"]]
-        command += ["--async", "--concurrency-range", "8", "--measurement-interval", str(1000 * SECONDS), "--max-trials", "1", "-s", "999"]
-        command += ["--input-data", pictures, "--percentile", "50"]
+        command += ["--async", "--concurrency-range", "8", "--measurement-interval", "1000", "--max-trials", str(SECONDS), "-s", "999"]
+        command += ["--input-data", pictures]
         done = subprocess.run(
             command, env=os.environ | {"LD_LIBRARY_PATH": str(world.folder)}, cwd=world.folder, capture_output=True, text=True, check=False
         )
@@ -60,5 +72,6 @@ def perf_analyzer(world):
             raise RuntimeError(f"perf_analyzer through {way}: {told[-1500:]}")
         found.append({
             "by": "perf_analyzer", "payload": "3KiB", "way": way, "a_second": float(rate[1]), "p50": float(median[1]), "p99": tail and float(tail[1]),
+            "decided": decided(world, way),
         })  # fmt: skip
     return found
