@@ -1,6 +1,7 @@
 """What is in results/ into RESULTS.md and its plots; every command of `benches/run` ends with it."""
 
 import json
+import statistics
 
 import plots
 from about import RESULTS, ROOT
@@ -54,10 +55,10 @@ def cpu(seen):
     return 1000 * seen["cpu_seconds"] / max(seen["calls"], 1)
 
 
-def spread(one, other, at):
-    """Least and greatest of the rounds' ratios."""
-    each = [a[at] / b[at] for a, b in zip(one["rounds"], other["rounds"]) if a[at] and b[at]]
-    return f"{min(each):.2f}..{max(each):.2f}" if each else "-"
+def beside(one, other, at):
+    """The median of the rounds' ratios, and the least and the greatest: within a round what drifts on the machine is alike."""
+    each = [a[at] / b[at] for a, b in zip(one["rounds"], other["rounds"]) if a[at] and b[at]] or [float("nan")]
+    return statistics.median(each), min(each), max(each)
 
 
 def met(is_met, found):
@@ -79,7 +80,7 @@ def beside_envoy(cells):
     for cell in cells.of("TCP"):
         ours, envoy = (cells.by.get((cell["name"], way)) for way in ("enforce", "envoy"))
         if cell["payload"] in GOALS_AT and ours and envoy:
-            found = [ours["p50"] / envoy["p50"], ours["p99"] / envoy["p99"], cpu(ours) / cpu(envoy), a_second(ours) / a_second(envoy)]
+            found = [beside(ours, envoy, 0)[0], ours["p99"] / envoy["p99"], cpu(ours) / cpu(envoy), beside(ours, envoy, 1)[0]]
             reached = [found[0] <= 1, found[1] <= 1, found[2] <= 1.3, found[3] >= 1]
             rows.append([cell["payload"], cell["concurrency"], *(met(is_met, f"{each:.2f}") for is_met, each in zip(reached, found))])
     head = ["a call judged and forwarded, as multiples of Envoy's", "at once", "median (1)", "p99 (1)", "CPU (1.3)", "calls/s (1)"]
@@ -110,7 +111,7 @@ def other_goals(kept):
 def compared(kept):
     cells = Cells(kept)
     text = "## Beside no proxy, Envoy and nginx\n\n" + about(kept["about"])
-    text += "Ratios are to `direct` and to Envoy in the same cell; in brackets least and greatest of its rounds. CPU is of the proxy alone, a thousand calls. "
+    text += "Ratios are to `direct` and to Envoy in the same cell: of medians and of calls a second the median of the rounds' ratios, in brackets the least and the greatest. CPU is of the proxy alone, a thousand calls. "
     text += "What each way and column is stands in README.md.\n\n![Medians and throughput beside Envoy's](results/compare.svg)\n\n"
     if kept["wrong"]:
         text += "**Not what was meant to be measured:** " + "; ".join(kept["wrong"]) + "\n\n"
@@ -119,14 +120,14 @@ def compared(kept):
         for cell in cells.of(group):
             rows = []
             seen = [(way, cells.by[cell["name"], way]) for way in cell["ways"] if (cell["name"], way) in cells.by]
-            direct = next((each for way, each in seen if way.split("-")[0] in ("direct", "triton") and not each["resident"]), None)
-            envoy = next((each for way, each in seen if "envoy" in way), None)
+            direct = next(each for _, each in seen if not each["resident"])
+            envoy = next(each for way, each in seen if "envoy" in way)
             for way, each in seen:
-                beside = envoy and f"{ratio(each['p50'], envoy['p50'])} ({spread(each, envoy, 0)})"
+                median, least, most = beside(each, envoy, 0)
                 rows.append([
-                    way, us(each["p50"]), direct and ratio(each["p50"], direct["p50"]), beside, us(each["p99"]), envoy and ratio(each["p99"], envoy["p99"]),
-                    f"{a_second(each):,.0f}", envoy and ratio(a_second(each), a_second(envoy)), f"{cpu(each):.3f} s" if each["resident"] else "-",
-                    (envoy and ratio(cpu(each), cpu(envoy))) if each["resident"] else "-", f"{each['resident'] / 2**20:.0f} MiB" if each["resident"] else "-",
+                    way, us(each["p50"]), f"{beside(each, direct, 0)[0]:.2f}", f"{median:.2f} ({least:.2f}..{most:.2f})", us(each["p99"]), ratio(each["p99"], envoy["p99"]),
+                    f"{a_second(each):,.0f}", f"{beside(each, envoy, 1)[0]:.2f}", f"{cpu(each):.3f} s" if each["resident"] else "-",
+                    ratio(cpu(each), cpu(envoy)) if each["resident"] else "-", f"{each['resident'] / 2**20:.0f} MiB" if each["resident"] else "-",
                 ])  # fmt: skip
             copies = f", {cell['copies']:.0%} near-copies" if cell["copies"] else ""
             text += f"**{NAMES.get(cell['payload'], cell['payload'])}, {cell['concurrency']} at once{copies}**\n\n"
