@@ -56,18 +56,28 @@ def compared(kept):
 def growth(kept):
     """Times on the left axis of each curve, memory for each on the right."""
     curves = list(dict.fromkeys(point["curve"] for point in kept["points"]))
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 4.5))
-    for axis, curve in zip(axes, curves):
+    figure, axes = pyplot.subplots(2, 3, figsize=(15, 9))
+    for spare in axes.flat[len(curves) :]:
+        spare.remove()
+    for axis, curve in zip(axes.flat, curves):
         points = [point for point in kept["points"] if point["curve"] == curve]
         for key in (key for key in points[0] if key.endswith("_ns")):
             axis.plot([point["x"] for point in points], [point[key] / 1000 for point in points], "o-", label=key.removesuffix("_ns").replace("_", " "))
+        # A straight line: twice as much of one is twice as much of the other.
+        key = next(key for key in points[0] if key.endswith("_ns"))
+        last = points[-1]
+        axis.plot([point["x"] for point in points], [last[key] / 1000 * point["x"] / last["x"] for point in points], ":", color="silver", label="linear")
+        least = min(point[key] for point in points for key in point if key.endswith("_ns")) / 1000
+        axis.set(ylim=(least / 2, None))
         axis.set(xscale="log", yscale="log", xlabel=curve, ylabel="us")
-        if "accounted" in points[0]:
+        if "accounted" in points[0] or "resident" in points[0]:
             right = axis.twinx()
             for key, style in (("accounted", "s--"), ("resident", "^:")):
                 known = [point for point in points if point.get(key)]
+                if not known:
+                    continue
                 right.plot([point["x"] for point in known], [point[key] for point in known], style, color="gray", label=f"bytes, {key}")
-            right.set(ylabel="bytes each", ylim=(0, None))
+            right.set(ylabel="bytes each" if "accounted" in points[0] else "bytes in all", ylim=(0, None))
             right.legend(loc="lower right", fontsize=7)
         axis.legend(loc="upper left", fontsize=7)
     figure.suptitle(title(kept["about"]))
