@@ -102,7 +102,7 @@ fn sessions() {
 }
 
 /// The lower quartile of the times of `once` on each of `asked`, in nanoseconds: what grows is seen in the calls that nothing disturbed.
-fn median<T>(asked: Vec<T>, mut once: impl FnMut(T)) -> f64 {
+fn quartile<T>(asked: Vec<T>, mut once: impl FnMut(T)) -> f64 {
     let time = |each| {
         let begin = Instant::now();
         once(each);
