@@ -25,10 +25,12 @@ OWNERS = [
     ("reading and likeness", r"refrain::(judgment|protocol)|blake3|rustdct|rustfft|zune|image::"),
     ("ruling and store", r"refrain::session"),
     ("telemetry", r"opentelemetry|tracing|refrain::telemetry|prometheus"),
+    # Sorts and logarithms are of the latencies that a hold is drawn from.
+    ("time layer", r"refrain::timing|slice::sort|ieee754|log@@"),
     ("the rest of Refrain", r"refrain::"),
     ("memory: allocated, freed", r"mi_|_mi_|malloc|free"),
     ("memory: copied, compared", r"mem(cpy|move|set|cmp)|avx|erms"),
-    ("HTTP/2", r"h2::|hyper|http::|http_body"),
+    ("HTTP/2", r"h2::|hyper|http::|http_body|bytes::|slab::"),
     ("runtime", r"tokio|futures|std::|core::|alloc::|parking|pthread|syscall|clock_gettime|vdso"),
 ]
 
