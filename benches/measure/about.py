@@ -19,6 +19,8 @@ def about(command):
     commit = git("rev-parse", "--short", "HEAD")
     changed = any(not line.endswith(("benches/RESULTS.md", ".json", ".svg")) for line in git("status", "--porcelain").splitlines())
     binary = pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target/release/refrain"))
+    if os.environ.get("BENCH_PROFILE") == "dev":
+        command += " (development build: its figures say nothing)"
     return {
         "command": command,
         "commit": commit + (" and changes" if changed else ""),

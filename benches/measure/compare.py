@@ -81,8 +81,8 @@ def main():
             if not asked.quick and not asked.only:
                 witnessed += witnesses.h2load(world)
     if before_triton:
-        with World(load) as world, world.triton("clf_u8", "heavy_u8") as server:
-            triton_ways(world, server.grpc)
+        with World(load) as world:
+            triton_ways(world, world.triton("clf_u8", "heavy_u8").grpc)
             seen += world.drive(before_triton, SEED)
             if not asked.only:
                 witnessed += witnesses.perf_analyzer(world)

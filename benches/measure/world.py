@@ -81,6 +81,7 @@ class World:
         self.upstream_pid = process.pid
 
     def triton(self, *models):
+        """The real server with these models of the tests; it runs until the world ends."""
         return self.stack.enter_context(Triton(only=models))
 
     def refrain(self, name, upstream, top="", workers=2, listen=None, binary=REFRAIN, under=(), stdin=subprocess.DEVNULL):
