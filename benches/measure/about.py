@@ -1,0 +1,43 @@
+"""What every table begins with, and where figures are kept."""
+
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benches" / "results"
+MACHINE = os.environ.get("BENCH_MACHINE", "2-core virtual machine, x86-64, 24 GiB")
+BEGAN = time.monotonic()
+
+
+def about(command):
+    """When, what and where: taken before anything is measured."""
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = any(not line.endswith(("benches/RESULTS.md", ".json", ".svg")) for line in git("status", "--porcelain").splitlines())
+    binary = pathlib.Path(os.environ.get("REFRAIN_BIN", ROOT / "target/release/refrain"))
+    if os.environ.get("BENCH_PROFILE") == "dev":
+        command += " (development build: its figures say nothing)"
+    return {
+        "command": command,
+        "commit": commit + (" and changes" if changed else ""),
+        "date": datetime.date.today().isoformat(),
+        "machine": MACHINE,
+        "binary": hashlib.sha256(binary.read_bytes()).hexdigest()[:12] if binary.exists() else None,
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+def keep(name, told, figures):
+    RESULTS.mkdir(exist_ok=True)
+    told = told | {"seconds": round(time.monotonic() - BEGAN)}
+    kept = {"about": told} | figures
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    return kept
+
+
+def git(*words):
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
