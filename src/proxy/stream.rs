@@ -228,7 +228,8 @@ impl<S: Store> Conversation<S> {
                                 decoupled.is_last = true;
                             }
                         }
-                        Err(error) => return error.into_trailers(),
+                        // As the model server: what was asked before is answered before the stream ends.
+                        Err(error) => self.answers.push_back(answered(Said::End(error.into_trailers()))),
                     }
                 }
                 Some(()) = maybe(self.decoupled.as_mut().map(Decoupled::ask)), if self.has_decoupled_question() => {}
