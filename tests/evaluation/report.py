@@ -58,6 +58,7 @@ class Section:
     def __init__(self, name, title, seed):
         self.name, self.title, self.seed = name, title, seed
         self.text, self.data = "", {}
+        self.places = []  # where attempts were made before, which count with the time that they took then
         self.about = None  # how it was made, where that was earlier
 
     def __enter__(self):
@@ -78,7 +79,7 @@ class Section:
             "commit": self.commit,
             "date": str(self.date),
             "machine": MACHINE,
-            "seconds": round(time.monotonic() - self.began),
+            "seconds": round(time.monotonic() - self.began + sum(place.kept_seconds for place in self.places)),
         }
         made = f"`{about['command']}`, seed {about['seed']}, commit {about['commit']}, {about['date']}, {about['machine']}, {about['seconds'] / 60:.0f} min"
         (RESULTS / f"{self.name}.md").write_text(f"## {self.title}\n\n{self.text.strip()}\n\n<sub>{made}</sub>\n")

@@ -19,6 +19,23 @@ def arrow(pair):
     return f"{percent(pair[0])} → {percent(pair[1])}"
 
 
+# What an attack meets, by the name of the cell: a guard, and whether the clean picture is sent first.
+CELLS = {"bare": ("bare", True), "paper": ("paper", True), "hardened": ("hardened", True), "hardened, not sent": ("hardened", False)}
+
+
+def met(place, named, attack, within, queries, skipped=(), targeted=False):
+    """The cells of one row."""
+    return {
+        cell: place.cell(named, guard, attack, within, queries, clean=clean, targeted=targeted)
+        for cell, (guard, clean) in CELLS.items()
+        if cell not in skipped
+    }
+
+
+def three(cells, *names):
+    return [cells[name].three() if name in cells else "" for name in names]
+
+
 class Rows:
     """Cells as rows of a table, written as they come."""
 
@@ -29,7 +46,7 @@ class Rows:
     def add(self, row, printed=None, **cells):
         """`printed` is what the paper says of this row: (without, with)."""
         self.rows.append(row)
-        if printed:
+        if printed and {"paper", "hardened"} <= cells.keys():
             rates = [cells[name].hits("seen") / len(cells[name].outcomes) for name in ("bare", "paper", "hardened")]
             self.bars.append((" ".join(str(cell) for cell in row[:3] if "→" not in str(cell)), *printed, *rates))
         for name, cell in cells.items():
@@ -48,7 +65,12 @@ def grounds(asked, section, models):
     if not asked.again:
         section.data["asked"] = vars(asked) | {"models": models}
         with World(models) as world:
-            yield lambda model: Ground(world, model, asked.images, asked.seed)
+
+            def place(model):
+                section.places.append(Ground(world, model, asked.images, asked.seed))
+                return section.places[-1]
+
+            yield place
         return
     recorded = json.loads((RESULTS / f"{section.name}.json").read_text())
     section.data["asked"], section.about = recorded["asked"], recorded["about"]
@@ -90,15 +112,14 @@ def of_one_pixel(asked):
             for count in (1, 3, 5):
                 for targeted in (True, False):
                     attack, within = library.one_pixel(count), norms.pixels(count)
-                    cells = {
-                        "bare": place.cell("bare", attack, within, asked.queries, targeted=targeted),
-                        "paper": place.cell("paper", attack, within, asked.queries, targeted=targeted),
-                        "hardened": place.cell("hardened", attack, within, asked.queries, targeted=targeted),
-                        "hardened, not sent": place.cell("hardened", attack, within, asked.queries, clean=False, targeted=targeted),
-                    }
+                    cells = met(place, f"one-pixel {count}", attack, within, asked.queries, asked.skip, targeted)
                     printed = paper.ONE_PIXEL[model][count][0 if targeted else 1]
-                    three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent")]
-                    rows.add([model, count, "targeted" if targeted else "not targeted", arrow(printed), cells["bare"].rate("seen"), *three], printed, **cells)
+                    way = "targeted" if targeted else "not targeted"
+                    rows.add(
+                        [model, count, way, arrow(printed), cells["bare"].rate("seen"), *three(cells, "paper", "hardened", "hardened, not sent")],
+                        printed,
+                        **cells,
+                    )
 
 
 def of_jsma(asked):
@@ -120,15 +141,11 @@ def of_jsma(asked):
             place, known = of(model), None if asked.again else Known(model)
             for theta, printed in paper.JSMA[model].items():
                 once, steps = jsma(theta, known, online=False), jsma(theta, known, online=True)
-                cells = {
-                    "bare": place.cell("bare", once, within, asked.queries, targeted=True),
-                    "paper": place.cell("paper", once, within, asked.queries, targeted=True),
-                    "hardened": place.cell("hardened", once, within, asked.queries, targeted=True),
-                    "hardened, not sent": place.cell("hardened", once, within, asked.queries, clean=False, targeted=True),
-                    "hardened, steps": place.cell("hardened", steps, within, asked.queries, targeted=True),
-                }
-                three = [cells[name].three() for name in ("paper", "hardened", "hardened, not sent", "hardened, steps")]
-                rows.add([model, theta, arrow(printed), cells["bare"].rate("seen"), *three], printed, **cells)
+                cells = met(place, f"JSMA {theta} at home", once, within, asked.queries, asked.skip, True)
+                if "hardened" not in asked.skip:
+                    cells["hardened, steps"] = place.cell(f"JSMA {theta}", "hardened", steps, within, asked.queries, targeted=True)
+                of_each = three(cells, "paper", "hardened", "hardened, not sent", "hardened, steps")
+                rows.add([model, theta, arrow(printed), cells["bare"].rate("seen"), *of_each], printed, **cells)
 
 
 SEARCHES = {
@@ -163,18 +180,14 @@ def of_searches(asked):
                 if asked.only and short(name) not in asked.only:
                     continue
                 for queries in asked.budgets:
-                    cells = {
-                        "bare": place.cell("bare", attack, within, queries),
-                        "paper": place.cell("paper", attack, within, queries),
-                        "hardened": place.cell("hardened", attack, within, queries),
-                        "hardened, not sent": place.cell("hardened", attack, within, queries, clean=False),
-                    }
+                    cells = met(place, name, attack, within, queries, asked.skip)
                     at_once = share(cells["bare"].at_once(), len(cells["bare"].outcomes))
-                    three = [cells[each].three() for each in ("paper", "hardened", "hardened, not sent")]
-                    rows.add([model, name, f"{queries:,}", f"{cells['bare'].rate('seen')}, median {cells['bare'].queries()}", at_once, *three], **cells)
+                    bare = f"{cells['bare'].rate('seen')}, median {cells['bare'].queries()}"
+                    of_each = three(cells, "paper", "hardened", "hardened, not sent")
+                    rows.add([model, name, f"{queries:,}", bare, at_once, *of_each], **cells)
 
 
-SUSPICIONS = (1, 2, 4, 8)
+SUSPICIONS = (0, 1, 2, 4, 8)
 
 
 def of_suspicions(asked):
@@ -195,7 +208,7 @@ def of_suspicions(asked):
             cells = {}
             for count in SUSPICIONS:
                 guard = f"[store]\nbytes = \"1GiB\"\nsuspicions = {count}\n"
-                cells[str(count)] = place.cell(guard, attack, within, asked.queries, clean=clean)
+                cells[str(count)] = place.cell(name, guard, attack, within, asked.queries, clean=clean)
             rows.add([name, "sent first" if clean else "not sent", *(cell.three() for cell in cells.values())], **cells)
 
 
@@ -209,6 +222,7 @@ if __name__ == "__main__":
     parser.add_argument("--budgets", type=int, nargs="+", default=[1_000, 10_000], help="those of `searches`")
     parser.add_argument("--models", nargs="+", help="classifiers (default: those of the table that are there)")
     parser.add_argument("--only", nargs="+", choices=[short(name) for name in SEARCHES], help="attacks of `searches` and `suspicions`")
+    parser.add_argument("--skip", nargs="+", default=[], choices=[name for name in CELLS if name != "bare"], help="cells that are left out")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--section", help="another name for the section that is written")
     parser.add_argument("--again", action="store_true", help="attack nothing: write the section again from its record")

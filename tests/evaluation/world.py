@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT / "tests" / part) for part in ("servers", "evaluation")
 
 import classifiers  # noqa: E402
 import triton as servers  # noqa: E402
-from refrain import CALLERS, Refrains  # noqa: E402
+from refrain import BINARY, CALLERS, Refrains  # noqa: E402
 
 SERVED = ROOT / "tests" / "evaluation" / "classifiers" / "served"
 
@@ -30,7 +30,7 @@ parameters {{ key: "file" value {{ string_value: "{file}" }} }}
 
 # What an attacker meets, by the name that the tables use: nothing, or Refrain in one of its profiles.
 GUARDS = {
-    "bare": None,
+    "bare": "",
     "off": 'mode = "off"\n',
     "paper": 'profile = "paper"\n',
     "hardened": 'profile = "hardened"\n',
@@ -94,9 +94,14 @@ class World:
         if guard == "bare":
             return f"127.0.0.1:{self.triton.grpc}"
         if guard not in self.known:
-            text = GUARDS.get(guard, guard)
-            self.known[guard] = self.configured(text, settings=TIMING if "[store]" in text else SETTINGS)
+            self.known[guard] = self.configured(self.text(guard), settings="")
         return self.known[guard]
+
+    @staticmethod
+    def text(guard):
+        """The configuration behind a guard, but for what names the callers: empty for none."""
+        text = GUARDS.get(guard, guard)
+        return text and text + (TIMING if "[store]" in text else SETTINGS)
 
     def configured(self, top="", rest="", settings=SETTINGS):
         """The address of a new Refrain: `top` are top-level keys, `rest` more sections, `settings` those of this evaluation."""

@@ -107,6 +107,11 @@ class Attempt:
         return ended if usable else self.best
 
 
+def seeded(seed, index):
+    """Sets the generator that the attacks draw from, by the run's seed and the picture."""
+    np.random.seed((seed * 100_003 + int(index)) % 2**32)
+
+
 def judged(attempt, index, ended, local, guarded):
     """The outcome, success counted three ways; `guarded` is the guard's address, asked by a new caller."""
     bare = fresh = False

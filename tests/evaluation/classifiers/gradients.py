@@ -1,5 +1,6 @@
 """What a white-box attacker has: the trained network itself, in torch, and its gradients."""
 
+import hashlib
 import sys
 
 import numpy as np
@@ -23,7 +24,9 @@ class Known:
         torch.set_num_threads(1)
         self.torch, self.prepared = torch, architectures.prepared
         self.network = getattr(architectures, name)()
-        self.network.load_state_dict(torch.load(MODELS / f"{name}.pt"))
+        weights = MODELS / f"{name}.pt"
+        self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        self.network.load_state_dict(torch.load(weights))
         self.network.eval()
 
     def probabilities(self, picture):
