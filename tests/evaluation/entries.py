@@ -42,6 +42,7 @@ def entries():
     cifar = classifiers.path(classifiers.CONVERTED)
     return {
         "cifar": Entry(32, cifar, versions=("1", "2")),
+        "held-out": Entry(32, classifiers.path(classifiers.PART)),
         "cifar-float": Entry(32, cifar, dtype="FP32"),
         "cropped": Entry(32 + 2 * CROPPED, cifar, border=CROPPED),
         "picked": Entry(32 * EVERY, cifar, every=EVERY),

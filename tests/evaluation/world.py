@@ -18,6 +18,7 @@ import classifiers  # noqa: E402
 import triton as servers  # noqa: E402
 from refrain import BINARY, CALLERS, Refrains  # noqa: E402
 
+PROGRAM = BINARY  # under test
 SERVED = ROOT / "tests" / "evaluation" / "classifiers" / "served"
 
 CONFIG = """backend: "python"

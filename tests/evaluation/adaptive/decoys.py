@@ -11,7 +11,11 @@ NAME = "decoys"
 BETWEEN = [0, 1, 10, 100, 128, 256]
 FLUSH = 1_200  # beyond what the defaults remember: 128 anchors and 1,024 ghosts
 PROBES = 16
-SEARCH = 60  # probes of a search with decoys
+# Searches with decoys before each probe: who is asked, decoys, probes, and the share of the pictures.
+SEARCHES = [
+    *(("bare", 0, 10_000, 1), ("hardened", 0, 10_000, 1), ("hardened", 1, 10_000, 1 / 2), ("hardened", 10, 1_000, 1 / 2)),
+    *(("hardened", 128, 100, 1 / 2), ("paper", 0, 1_000, 1), ("paper", 1, 1_000, 1)),
+]
 TOGETHER = 16  # decoys go in batches: nobody waits for their answers
 
 
@@ -41,13 +45,13 @@ class Flushing(Asker):
         return super().ask(picture)
 
 
-def searched(ground, profile, between, pictures):
-    """A Square attack of 8/255 with decoys before each of its probes."""
+def searched(ground, profile, between, probes, pictures):
+    """A Square attack of 8/255 with decoys before each of its probes, which alone count."""
     success = 0
     for picture, label in zip(ground.pictures[:pictures], ground.labels, strict=False):
         np.random.seed(ground.seed)
         address = ground.world.address("bare" if profile == "bare" else f'profile = "{profile}"\n')
-        asker = Flushing(address, "cifar", strangers=ground.strangers, between=between, budget=SEARCH)
+        asker = Flushing(address, "cifar", strangers=ground.strangers, between=between, budget=probes)
         attempt = Attempt(asker, picture, label, norms.linf(8))
         attempt.run(library.square(8))
         success += attempt.adversary is not None
@@ -55,15 +59,15 @@ def searched(ground, profile, between, pictures):
 
 
 def measure(ground):
-    few = max(2, ground.count // 4)
-    for profile, between in (("bare", 0), ("hardened", 0), ("hardened", 10), ("hardened", 128), ("paper", 0), ("paper", 1)):
-        what = f"Square 8/255, {SEARCH} probes, {between} decoys before each"
-        yield Figure(NAME, what, profile, "attack succeeds", *searched(ground, profile, between, few))
+    for profile, between, probes, part in SEARCHES:
+        pictures = max(2, int(part * ground.count / 5))
+        what = f"Square 8/255, {probes:,} probes, {between} decoys before each"
+        yield Figure(NAME, what, profile, "attack succeeds", *searched(ground, profile, between, probes, pictures))
     plans = [(between, way) for between in BETWEEN for way in (["once", "twice", "and a near-copy"] if between else ["once"])]
     plans += [(FLUSH, "once")]
     for profile in ("hardened", "paper"):
         for between, way in plans if profile == "hardened" else [(0, "once"), (1, "once")]:
-            pictures = max(1, ground.count // (1 if between < 100 else 5 if between < FLUSH else 20))
+            pictures = max(1, ground.count // (1 if between < 100 else 8 if between < FLUSH else 20))
             true, of = flushed(ground, profile, between, way, pictures)
             what = f"{between:,} decoys between probes, {way}" if between else "no decoys"
             yield Figure(NAME, what, profile, "probes answered by the model", true, of)

@@ -9,7 +9,7 @@ from report import Section, percent, share, table
 
 from adaptive.ground import Ground, World
 
-ATTACKERS = ["two_queries", "blinding", "drift", "packing", "spreading", "outside", "at_home", "decoys", "identities", "patience"]
+ATTACKERS = ["two_queries", "blinding", "drift", "packing", "spreading", "outside", "growing", "at_home", "decoys", "identities", "patience"]
 
 
 def main():

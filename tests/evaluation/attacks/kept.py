@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 from classifiers import ROOT, path
-from world import BINARY
+from world import PROGRAM
 
 HERE = ROOT / "tests" / "evaluation"
 FOLDER = ROOT / "target" / "evaluation" / "kept"
@@ -29,7 +29,7 @@ class Kept:
     """The outcomes of one cell by the picture's index: `None` where the attempt was not made yet."""
 
     def __init__(self, model, guard, text, **about):
-        program = None if guard == "bare" else digest(BINARY)
+        program = None if guard == "bare" else digest(PROGRAM)
         sources = [digest(HERE / source) for source in SOURCES]
         self.file = FOLDER / f"{key(digest(path(model)), program, text, sources, sorted(about.items()))}.jsonl"
         self.known = {}

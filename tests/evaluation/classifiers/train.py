@@ -22,8 +22,10 @@ INTO = ROOT / "target" / "evaluation" / "models"
 CIFAR = ROOT / "target" / "evaluation" / "cifar-10.npz"
 REPORT = slice(2_500, 5_000)
 BATCH, SEED = 128, 1
-EPOCHS = {"lenet": 8, "resnet": 6, "net_in_net": 4, "cnn": 4, "pure_cnn": 3, "wide_resnet": 3, "densenet": 3}
-RATES = {"lenet": 0.05, "cnn": 0.05}
+EPOCHS = {"lenet": 8, "lenet_part": 8, "resnet": 6, "net_in_net": 4, "cnn": 4, "pure_cnn": 3, "wide_resnet": 3, "densenet": 3}
+RATES = {"lenet": 0.05, "lenet_part": 0.05, "cnn": 0.05}
+# A network that has not seen all of them: the rest are new to it, 16,000 pictures that honest callers ask about.
+TAKES = {"lenet_part": 34_000}
 
 
 def augmented(pictures, dice):
@@ -47,10 +49,11 @@ def train(name, epochs):
     with np.load(CIFAR) as file:
         pictures, labels = file["train"], file["train_labels"].astype(np.int64)
         held, held_labels = file["test"][REPORT], file["test_labels"][REPORT]
+    pictures, labels = pictures[: TAKES.get(name)], labels[: TAKES.get(name)]
     torch.manual_seed(SEED)
     torch.use_deterministic_algorithms(True)
     dice = np.random.default_rng(SEED)
-    network = getattr(architectures, name)()
+    network = getattr(architectures, name.removesuffix("_part"))()
     steps = epochs * (len(pictures) // BATCH)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATES.get(name, 0.1), total_steps=steps, pct_start=0.25)

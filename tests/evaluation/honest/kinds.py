@@ -10,6 +10,7 @@ import numpy as np
 from honest.drawn import SIDE, blank, drawn, gradient, icon, page
 from PIL import Image, ImageEnhance
 
+TAKEN = 34_000  # of the training images, by `lenet_part`
 SESSION = 1_024  # rows of one caller where nothing else limits them
 
 
@@ -48,6 +49,12 @@ def training(count, seed):
     pictures, _ = data.cifar("train")
     order = np.random.default_rng(seed).permutation(len(pictures))[:count]
     return sessions(pictures[order])
+
+
+def held_out(count, seed):
+    """Training images that `lenet_part` was not trained on."""
+    pictures = data.cifar("train")[0][TAKEN:]
+    return sessions(pictures[np.random.default_rng(seed).permutation(len(pictures))[:count]])
 
 
 def dimmed(share, towards):
@@ -205,10 +212,13 @@ KINDS = [
         "CIFAR-10 training images (the classifier did learn from them), callers of 1,024 rows",
         training,
     ),
+    Kind("cifar-held-out", "held-out", DISTINCT, "training images that the classifier, a LeNet, did not learn from", held_out),
     Kind("cifar-night-1/2", "cifar", DISTINCT, "CIFAR-10 at half of its contrast, dark", dimmed(1 / 2, 8)),
     Kind("cifar-night-1/4", "cifar", DISTINCT, "at a quarter", dimmed(1 / 4, 8)),
     Kind("cifar-night-1/8", "cifar", DISTINCT, "at an eighth", dimmed(1 / 8, 8)),
-    Kind("cifar-fog-1/4", "cifar", DISTINCT, "CIFAR-10 at a quarter of its contrast, bright", dimmed(1 / 4, 200)),
+    Kind("cifar-fog-1/2", "cifar", DISTINCT, "CIFAR-10 at half of its contrast, bright", dimmed(1 / 2, 200)),
+    Kind("cifar-fog-1/4", "cifar", DISTINCT, "at a quarter", dimmed(1 / 4, 200)),
+    Kind("cifar-fog-1/8", "cifar", DISTINCT, "at an eighth", dimmed(1 / 8, 200)),
     Kind("cifar-augmented", "cifar", None, "each followed by flip, crop, rotation, brightness, contrast", augmented_small),
     Kind("photos", "photos", DISTINCT, "distinct photographs", all_photographs),
     Kind("tiles", "photos", DISTINCT, "tiles of large photographs", tiles),
@@ -227,7 +237,10 @@ KINDS = [
     Kind("icons", "photos", DISTINCT, "icons", made_up(icon)),
     Kind("blank", "photos", DISTINCT, "pictures of one colour each", made_up(blank)),
     Kind("gradients", "photos", DISTINCT, "smooth courses from one colour to another", made_up(gradient)),
-    Kind("night-1/4", "photos", DISTINCT, "photographs and tiles at a quarter of their contrast, dark", dimmed_photographs(1 / 4, 8)),
+    Kind("night-1/2", "photos", DISTINCT, "photographs and tiles at half of their contrast, dark", dimmed_photographs(1 / 2, 8)),
+    Kind("night-1/4", "photos", DISTINCT, "the same at a quarter", dimmed_photographs(1 / 4, 8)),
     Kind("night-1/8", "photos", DISTINCT, "the same at an eighth", dimmed_photographs(1 / 8, 8)),
-    Kind("fog-1/4", "photos", DISTINCT, "the same at a quarter, bright", dimmed_photographs(1 / 4, 200)),
+    Kind("fog-1/2", "photos", DISTINCT, "the same at half of their contrast, bright", dimmed_photographs(1 / 2, 200)),
+    Kind("fog-1/4", "photos", DISTINCT, "at a quarter", dimmed_photographs(1 / 4, 200)),
+    Kind("fog-1/8", "photos", DISTINCT, "at an eighth", dimmed_photographs(1 / 8, 200)),
 ]
