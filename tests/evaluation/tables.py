@@ -1,4 +1,4 @@
-"""The paper's tables and the other attacks: `tables.py one_pixel|jsma|searches|classifiers [--images N] [--queries N] [--seed S]`."""
+"""The paper's tables and the other attacks: `tables.py one_pixel|jsma|searches|suspicions|transfer|classifiers [--images N] [--queries N] [--seed S]`."""
 
 import argparse
 import contextlib
@@ -212,7 +212,32 @@ def of_suspicions(asked):
             rows.add([name, "sent first" if clean else "not sent", *(cell.three() for cell in cells.values())], **cells)
 
 
-COMMANDS = {"classifiers": of_classifiers, "one_pixel": of_one_pixel, "jsma": of_jsma, "searches": of_searches, "suspicions": of_suspicions}
+def of_transfer(asked):
+    """White-box and transfer attacks, which need one query."""
+    from attacks.transfer import transfer
+    from classifiers.gradients import Known
+
+    of_his_own = [name for name in ("lenet", "cnn", "resnet") if name in classifiers.made()]
+    with Section(asked.section or "transfer", "What needs no search: white-box and transfer", asked.seed) as section:
+        models = [*of_his_own, classifiers.CONVERTED]
+        with grounds(asked, section, models) as of:
+            head = ["made on", "sent to", "within", "bare: fooled", "`hardened`, after its clean picture", "`hardened`, without it"]
+            before = (
+                f"{asked.images} pictures a row that the model asked gets right, changed at home by projected gradient descent on a model that the attacker has, and sent once. {THREE}"
+            )
+            rows = Rows(section, head, before)
+            places = {model: of(model) for model in models}
+            for source in of_his_own:
+                known = None if asked.again else Known(source)
+                for model in (source, classifiers.CONVERTED):
+                    for levels in (8, 16):
+                        attack, named = transfer(known, levels), f"PGD {levels}/255 on {source}"
+                        cells = met(places[model], named, attack, norms.linf(levels), asked.queries, [*asked.skip, "paper"])
+                        of_each = three(cells, "hardened", "hardened, not sent")
+                        rows.add([source, "itself" if model == source else model, f"{levels}/255", cells["bare"].rate("seen"), *of_each], **cells)
+
+
+COMMANDS = {"classifiers": of_classifiers, "one_pixel": of_one_pixel, "jsma": of_jsma, "searches": of_searches, "suspicions": of_suspicions, "transfer": of_transfer}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -13,7 +13,7 @@ HERE = ROOT / "tests" / "evaluation"
 FOLDER = ROOT / "target" / "evaluation" / "kept"
 
 # What decides how an attempt goes, beside the program and the model.
-SOURCES = [*(f"attacks/{name}.py" for name in ("attempt", "library", "norms", "saliency")), "asking.py", "classifiers/served/model.py"]
+SOURCES = [*(f"attacks/{name}.py" for name in ("attempt", "library", "norms", "saliency", "transfer")), "asking.py", "classifiers/served/model.py"]
 
 
 @functools.cache
