@@ -16,7 +16,7 @@ SENT = "*Sent first*: the attacker sends the clean picture before his probes; *n
 
 
 def arrow(pair):
-    return f"{percent(pair[0])} → {percent(pair[1])}"
+    return "-" if pair is None else f"{percent(pair[0])} → {percent(pair[1])}"
 
 
 # What an attack meets, by the name of the cell: a guard, and whether the clean picture is sent first.
@@ -103,7 +103,7 @@ def of_classifiers(asked):
 
 def of_one_pixel(asked):
     """Tables 2 and 3."""
-    models = [name for name in asked.models or classifiers.made() if name in paper.ONE_PIXEL]
+    models = [name for name in asked.models or classifiers.made() if name in (classifiers.CONVERTED, *paper.ONE_PIXEL)]
     with Section(asked.section or "one_pixel", "The paper's Tables 2 and 3: the one-pixel attack", asked.seed) as section, grounds(asked, section, models) as of:
         head = ["model", "pixels", "", "the paper, without → with", "bare: seen", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
         rows = Rows(section, head, f"{asked.images} pictures a cell that the bare model gets right, at most {asked.queries:,} queries each. {THREE} {SENT}", bars)
@@ -113,7 +113,7 @@ def of_one_pixel(asked):
                 for targeted in (True, False):
                     attack, within = library.one_pixel(count), norms.pixels(count)
                     cells = met(place, f"one-pixel {count}", attack, within, asked.queries, asked.skip, targeted)
-                    printed = paper.ONE_PIXEL[model][count][0 if targeted else 1]
+                    printed = paper.ONE_PIXEL[model][count][0 if targeted else 1] if model in paper.ONE_PIXEL else None
                     way = "targeted" if targeted else "not targeted"
                     rows.add(
                         [model, count, way, arrow(printed), cells["bare"].rate("seen"), *three(cells, "paper", "hardened", "hardened, not sent")],
