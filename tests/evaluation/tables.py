@@ -191,13 +191,13 @@ SUSPICIONS = (0, 1, 2, 4, 8)
 
 
 def of_suspicions(asked):
-    """How many suspect rows are forwarded before the session is suspected, and what each of them is worth to an attack."""
+    """What suspect rows are worth to an attack that are forwarded before the session is suspected."""
     model = (asked.models or [classifiers.CONVERTED])[0]
     with Section(asked.section or "suspicions", "What forwarded suspects are worth to an attack", asked.seed) as section, grounds(asked, section, [model]) as of:
         head = ["attack", "clean picture", *(f"`suspicions = {count}`" for count in SUSPICIONS)]
         before = (
-            f"{asked.images} pictures of {model} a cell that the bare model gets right, at most {asked.queries:,} queries each, profile `hardened`, 8 suspects by default. "
-            f"Each suspect is forwarded, so its answer is the model's own. {THREE}"
+            f"{asked.images} pictures of {model} a cell that the bare model gets right, at most {asked.queries:,} queries each, profile `hardened`, which forwards none by default. "
+            f"A suspect that is forwarded is answered by the model itself. {THREE}"
         )
         rows = Rows(section, head, before)
         place = of(model)
