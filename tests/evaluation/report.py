@@ -48,7 +48,7 @@ def commit():
     def git(*words):
         return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!*/results/*", ":!*.md")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results/*", ":!*.md")
     return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
 
 
