@@ -23,12 +23,17 @@ def arrow(pair):
 CELLS = {"bare": ("bare", True), "paper": ("paper", True), "hardened": ("hardened", True), "hardened, not sent": ("hardened", False)}
 
 
+def option(cell):
+    """A cell's name as it is written on a command line: paper, not-sent."""
+    return cell.removeprefix("hardened, ").replace(" ", "-")
+
+
 def met(place, named, attack, within, queries, skipped=(), targeted=False):
     """The cells of one row."""
     return {
         cell: place.cell(named, guard, attack, within, queries, clean=clean, targeted=targeted)
         for cell, (guard, clean) in CELLS.items()
-        if cell not in skipped
+        if option(cell) not in skipped
     }
 
 
@@ -247,7 +252,7 @@ if __name__ == "__main__":
     parser.add_argument("--budgets", type=int, nargs="+", default=[1_000, 10_000], help="those of `searches`")
     parser.add_argument("--models", nargs="+", help="classifiers (default: those of the table that are there)")
     parser.add_argument("--only", nargs="+", choices=[short(name) for name in SEARCHES], help="attacks of `searches` and `suspicions`")
-    parser.add_argument("--skip", nargs="+", default=[], choices=[name for name in CELLS if name != "bare"], help="cells that are left out")
+    parser.add_argument("--skip", nargs="+", default=[], choices=[option(cell) for cell in CELLS if cell != "bare"], help="cells that are left out")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--section", help="another name for the section that is written")
     parser.add_argument("--again", action="store_true", help="attack nothing: write the section again from its record")
