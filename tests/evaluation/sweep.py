@@ -23,16 +23,10 @@ OFF = {
     "bits": {"reuse_bits": -1, "suspect_bits": -1},
     "positions": {"reuse_positions": -1024, "suspect_positions": -1024},
     "cells": {"reuse_cells": 65, "suspect_cells": 17},
+    "palette": {"suspect_palette": 0.0},
 }
-SUBSETS = [
-    ("bits",),
-    ("positions",),
-    ("cells",),
-    ("bits", "positions"),
-    ("bits", "cells"),
-    ("positions", "cells"),
-    ("bits", "positions", "cells"),
-]
+SUBSETS = [(name,) for name in OFF]
+SUBSETS += [("bits", "positions"), ("bits", "cells"), ("positions", "cells"), ("bits", "positions", "cells"), tuple(OFF)]
 # One setting at a time, the others at their defaults.
 ONE = {
     "reuse_bits": [0, 5, 10, 15, 25],
