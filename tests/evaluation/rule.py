@@ -255,35 +255,6 @@ def _shown(of, row, anchors):
     return of.positions.shape[1] - both.sum(1)
 
 
-def _apart(a, b):
-    return np.maximum(a, b) - np.minimum(a, b)
-
-
-def measures(of, row, anchors, rules):
-    """From one row to others, by their places."""
-    if rules.tolerance == 0:
-        positions = (of.positions[anchors] != of.positions[row]).sum(1)
-    else:
-        positions = (_apart(of.thumbnails[anchors], of.thumbnails[row]).max(3) > rules.tolerance).sum((1, 2))
-    coarse = of.coarse[anchors]
-    return Measures(
-        ONES[of.hashes[anchors] ^ of.hashes[row]].sum(1, dtype=np.int64),
-        positions,
-        np.sort(_apart(of.fine[anchors], of.fine[row]).max(2), axis=1),
-        _apart(coarse, of.coarse[row]).max(2),
-        _after_cast(coarse, of.coarse[row]),
-        _apart(of.palettes[anchors], of.palettes[row]).sum(1, dtype=np.int64),
-        _shown(of, row, anchors) if rules.plain else np.full(len(positions), of.positions.shape[1]),
-    )
-
-
-def _shown(of, row, anchors):
-    """Positions less those where both pictures show the row's most frequent colour."""
-    values, counts = np.unique(of.positions[row], return_counts=True)
-    ground = values[counts.argmax()]
-    return of.positions.shape[1] - ((of.positions[anchors] == ground) & (of.positions[row] == ground)).sum(1)
-
-
 def _after_cast(coarse, grid):
     difference = coarse.astype(np.int16) - grid
     ranked = np.sort(difference, axis=1)
@@ -300,7 +271,6 @@ def _within(ranked, needed, level):
 
 def reach(of, row, anchors, found, rules):
     """For each anchor the innermost radius, "reuse", "suspect" or "", and the first reason for it."""
-    size = of.thumbnails.shape[1] * of.thumbnails.shape[2]
     bits = _counted_bits(of, row, anchors, found, rules)
     smaller = np.minimum(of.deviations[anchors], of.deviations[row])
     level = np.minimum(np.float32(rules.cell_contrast) * smaller, rules.cell_level).astype(np.uint8)
