@@ -174,7 +174,8 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         refusal: CallError,
     ) -> Result<Reply, CallError> {
-        let reply = self.forward_unread(call).await?;
+        let mut forward = Forward { apart: true, ..Forward::new(call, None) };
+        let reply = self.ask_upstream(&mut forward, call.live.config.limits.message_bytes).await?;
         if reply.is_ok() {
             tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
             return Err(refusal);
@@ -196,7 +197,11 @@ impl<S: Store> Predictor<S> {
         let headers = &mut forward.head.headers;
         let asking = Asking::begin(&self.telemetry, trace, forward.method, address, headers);
         let began = Instant::now();
-        let reply = self.upstream.call(forward.request(), limit).await;
+        let reply = if forward.apart {
+            self.upstream.call_apart(forward.request(), limit).await
+        } else {
+            self.upstream.call(forward.request(), limit).await
+        };
         forward.noted.spent_elsewhere(began.elapsed());
         asking.end(match &reply {
             Ok(reply) => reply.code(),
@@ -242,6 +247,8 @@ struct Forward {
     /// The method, as `package.Service/Method`.
     method: &'static str,
     noted: Noted,
+    /// Nobody can read it: it must not share a connection with those that can be.
+    apart: bool,
 }
 
 impl Forward {
@@ -263,7 +270,7 @@ impl Forward {
             head.headers.remove("grpc-timeout");
         }
         let method = call.rpc.path().trim_start_matches('/');
-        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone() }
+        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone(), apart: false }
     }
 
     /// The same call with `frame` in place of what it was to ask.

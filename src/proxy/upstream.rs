@@ -24,6 +24,9 @@ const SHARED_LANES: usize = 2;
 /// The longest reply to a question of our own, in bytes.
 const OWN_REPLY: usize = 16 << 20;
 
+/// How often a request that cannot be read is sent in all, where others like it break its connection.
+const ATTEMPTS_APART: u32 = 4;
+
 /// Why a call did not reach the upstream, or broke on the way.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum UpstreamError {
@@ -42,6 +45,8 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Arc<Connector>,
     shared: Vec<Shared>,
+    /// For requests that nobody can read: what becomes of their connection is no other call's concern.
+    apart: Lane<Unary>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
@@ -185,9 +190,11 @@ impl Upstream {
             next: AtomicUsize::new(0),
         };
         let shared = runtimes.iter().map(open).collect();
+        let apart = Lane::open(runtimes.first().expect("there is at least one"), Arc::clone(&connector));
         Self {
             connector,
             shared,
+            apart,
             template: Template::default(),
             streams: AtomicBool::new(false),
             business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
@@ -217,8 +224,35 @@ impl Upstream {
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
+        self.call_over(self.lane(), request, limit).await
+    }
+
+    /// The same of a request that the model server must refuse, since it cannot be read.
+    ///
+    /// Triton 2.51 ends such a call up to three times over, which HTTP/2 takes for an error of the connection, and all calls on it
+    /// end too. So these have a connection of their own, and one that another broke is sent again: nothing was computed.
+    pub(super) async fn call_apart(
+        &self,
+        request: Request<Option<Bytes>>,
+        limit: usize,
+    ) -> Result<Reply, UpstreamError> {
+        for _ in 1..ATTEMPTS_APART {
+            match self.call_over(&self.apart, request.clone(), limit).await {
+                Err(UpstreamError::Broken(error)) => tracing::debug!(%error, "sent again"),
+                done => return done,
+            }
+        }
+        self.call_over(&self.apart, request, limit).await
+    }
+
+    async fn call_over(
+        &self,
+        lane: &Lane<Unary>,
+        request: Request<Option<Bytes>>,
+        limit: usize,
+    ) -> Result<Reply, UpstreamError> {
         let _under_way = UnderWay::of(&self.business);
-        let (head, mut body) = self.lane().send(request).await?.into_parts();
+        let (head, mut body) = lane.send(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
             return Ok(Reply {
