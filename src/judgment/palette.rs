@@ -232,10 +232,11 @@ mod tests {
     #[test]
     fn tones_are_the_means_of_equal_shares() {
         let pixels: Vec<_> = [9u8, 1, 5, 3, 7, 2, 8, 4, 6, 0].iter().map(|&level| [level, 0, 0]).collect();
-        let tones = Levels::count(&pixels, 0).tones(10, 4.5);
-        assert_eq!(tones, [0.5, 2.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
-        let few = Levels::count(&pixels[..2], 0).tones(2, 5.0);
-        assert_eq!(few, [1.0, 9.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]);
+        let doubled = |pixels: &[[u8; 3]], mean| {
+            Levels::count(pixels, 0).tones(pixels.len(), mean).map(|tone| (2.0 * tone) as u32)
+        };
+        assert_eq!(doubled(&pixels, 4.5), [1, 5, 8, 10, 12, 14, 16, 18]);
+        assert_eq!(doubled(&pixels[..2], 5.0), [2, 18, 10, 10, 10, 10, 10, 10]);
     }
 
     #[test]

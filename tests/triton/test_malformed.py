@@ -3,9 +3,12 @@
 A hit must not succeed where a miss would fail, or its success tells that the model was not asked.
 """
 
+import concurrent.futures
+
 import numpy as np
 import pytest
-from asking import pb, question, typed
+import wire
+from asking import SERVICE, pb, question, typed
 from pictures import one_pixel, photo
 
 CASES = {}
@@ -355,6 +358,23 @@ def request_of(name, picture):
     request = question("clf_u8", picture, id="q")
     CASES[name](request)
     return request
+
+
+def test_messages_that_nobody_can_read_break_no_other_callers_calls(refrain, clients):
+    """Triton ends such a call several times over, which HTTP/2 takes for an error of the whole connection to it."""
+    proxy = refrain()
+    alice = clients(proxy, user="alice")
+    body = wire.message(request_of("truncated", photo(0)))
+
+    def pester(caller):
+        return [wire.call(proxy.port, SERVICE + "ModelInfer", body, headers=[("x-user", f"mallory-{caller}")]).status for _ in range(40)]
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        pestering = [pool.submit(pester, caller) for caller in range(2)]
+        codes = [alice.ask("clf_u8", photo(number)).code for number in range(20) for _ in range(10)]
+        refused = {status for pestered in pestering for status in pestered.result()}
+    assert set(codes) == {"OK"}
+    assert refused == {13}, "INTERNAL, in the server's own words, and never that the call broke"
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new_picture", "known_picture"])
