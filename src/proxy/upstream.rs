@@ -1,7 +1,7 @@
 //! The model server behind us: connections that keep themselves up, and one call over them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tonic::Code;
 use super::body::{self, Body};
 use super::connect::Connector;
 use super::frame;
-use super::lane::{CONNECT, Lane};
+use super::lane::{CONNECT, Lane, Line};
 use super::template::Template;
 use super::unary::Unary;
 
@@ -45,8 +45,8 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Arc<Connector>,
     shared: Vec<Shared>,
-    /// For requests that nobody can read: what becomes of their connection is no other call's concern.
-    apart: Lane<Unary>,
+    /// For requests that nobody can read: what becomes of their connection is no other call's concern. Most servers never see one.
+    apart: OnceLock<Lane<Unary>>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
@@ -190,11 +190,10 @@ impl Upstream {
             next: AtomicUsize::new(0),
         };
         let shared = runtimes.iter().map(open).collect();
-        let apart = Lane::open(runtimes.first().expect("there is at least one"), Arc::clone(&connector));
         Self {
             connector,
             shared,
-            apart,
+            apart: OnceLock::new(),
             template: Template::default(),
             streams: AtomicBool::new(false),
             business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
@@ -206,8 +205,9 @@ impl Upstream {
         self.connector.address()
     }
 
-    /// A lane for one downstream connection alone, so that a caller that stops reading harms only itself.
-    pub(super) fn own_lane(&self) -> Lane {
+    /// A lane beside the shared ones, on the runtime that this is called on, for calls whose trouble is to stay their own: those of
+    /// a downstream connection that may stop reading, say.
+    pub(super) fn own_lane<L: Line>(&self) -> Lane<L> {
         Lane::open(&Handle::current(), Arc::clone(&self.connector))
     }
 
@@ -236,13 +236,14 @@ impl Upstream {
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
+        let apart = self.apart.get_or_init(|| self.own_lane());
         for _ in 1..ATTEMPTS_APART {
-            match self.call_over(&self.apart, request.clone(), limit).await {
+            match self.call_over(apart, request.clone(), limit).await {
                 Err(UpstreamError::Broken(error)) => tracing::debug!(%error, "sent again"),
                 done => return done,
             }
         }
-        self.call_over(&self.apart, request, limit).await
+        self.call_over(apart, request, limit).await
     }
 
     async fn call_over(
