@@ -1,14 +1,12 @@
 """What Refrain does not judge it hands on untouched, and what it does not hand on it closes."""
 
+import health
 import pytest
 import wire
 from asking import FORMS, SERVICE, finished, question
-from grpc_health.v1 import health_pb2
 from pictures import photo
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.grpc import service_pb2 as pb
-
-HEALTH = "/grpc.health.v1.Health/"
 
 RELAYED = [
     ("ServerLive", pb.ServerLiveRequest()),
@@ -105,17 +103,10 @@ def test_an_operator_can_open_a_method(refrain, clients, direct):
     assert client.call("RepositoryIndex", b"").code == "PERMISSION_DENIED"
 
 
-def test_health_is_serving_while_the_server_serves(proxied):
+def test_health_can_be_watched_and_asked(proxied):
     for service in ("", "inference.GRPCInferenceService"):
-        reply = proxied.call(HEALTH + "Check", health_pb2.HealthCheckRequest(service=service))
-        assert reply.code == "OK", reply
-        assert health_pb2.HealthCheckResponse.FromString(reply.body).status == health_pb2.HealthCheckResponse.SERVING
-
-
-def test_health_can_be_watched(proxied):
-    watch = proxied.channel.unary_stream(HEALTH + "Watch")(b"", timeout=10)
-    assert health_pb2.HealthCheckResponse.FromString(next(watch)).status == health_pb2.HealthCheckResponse.SERVING
-    watch.cancel()
+        health.once_serving(proxied, service)
+        assert health.of(proxied, service) == "SERVING"
 
 
 def test_the_ordinary_client_library_works_as_before(proxied, direct):

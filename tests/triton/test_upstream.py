@@ -5,24 +5,18 @@ import time
 from concurrent import futures
 
 import grpc
+import health
 import pytest
 import wire
 from asking import SERVICE, UNLIMITED, finished, pb, question
 from certificates import Authority
 from google.protobuf import json_format
-from grpc_health.v1 import health_pb2
 from pictures import drawn, one_pixel, photo
 
 import triton as servers
 
 PICTURE = photo(5)
 NEAR = one_pixel(PICTURE, seed=3)
-
-
-def health(client):
-    reply = client.call("/grpc.health.v1.Health/Check", b"", timeout=5)
-    assert reply.code == "OK", reply
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(health_pb2.HealthCheckResponse.FromString(reply.body).status)
 
 
 def eventually(holds, seconds=30):
@@ -61,15 +55,15 @@ class Relay(grpc.GenericRpcHandler):
 def test_a_server_that_is_not_there_yet_is_said_to_be_away_and_then_served(refrain, clients, triton, direct):
     (port,) = servers.free_ports(1)
     client = clients(refrain(upstream=f"http://127.0.0.1:{port}"), user="alice")
-    assert health(client) == "NOT_SERVING"
+    assert health.of(client) == "NOT_SERVING"
     assert client.ask("clf_u8", PICTURE).code == "UNAVAILABLE"
     with Relay(port, triton.grpc):
-        eventually(lambda: health(client) == "SERVING")
+        eventually(lambda: health.of(client) == "SERVING")
         assert client.ask("clf_u8", PICTURE) == direct.ask("clf_u8", PICTURE)
-    eventually(lambda: health(client) == "NOT_SERVING")
+    eventually(lambda: health.of(client) == "NOT_SERVING")
     assert client.ask("clf_u8", photo(6)).code == "UNAVAILABLE"
     with Relay(port, triton.grpc):
-        eventually(lambda: health(client) == "SERVING")
+        eventually(lambda: health.of(client) == "SERVING")
         assert client.ask("clf_u8", photo(7)) == direct.ask("clf_u8", photo(7))
 
 
