@@ -57,6 +57,8 @@ fn every_distance_is_the_golden_one() {
             None => 255.0,
         };
         assert!((by_hardened.mean_difference - mean).abs() < 1e-3, "{} and {}", pair.anchor, pair.row);
+        let correlation = (by_hardened.correlation - pair.correlation).abs();
+        assert!(correlation < 1e-5, "{} and {}: {correlation}", pair.anchor, pair.row);
         // Steps of a palette are rounded; where one lies on an edge, single precision may round it to the other side.
         let steps = (by_hardened.palette - pair.palette).abs() * 48.0 * 24.0;
         assert!(steps < 2.5, "{} and {}: {steps} steps", pair.anchor, pair.row);
@@ -174,6 +176,8 @@ struct Pair {
     row: &'static str,
     /// Bits, positions, of, fine cells, coarse cells; the paper's bits, positions, of.
     distances: [u32; 8],
+    /// The correlation of the fine cells without their planes.
+    correlation: f64,
     /// The mean distance of the palettes' tones, in deviations.
     palette: f32,
     total_difference: Option<f32>,
@@ -187,8 +191,21 @@ fn pairs() -> impl Iterator<Item = Pair> {
     assert!(lines.clone().count() > 200, "the golden file has pairs");
     lines.map(|line| {
         let parts: Vec<&str> = line.split(' ').collect();
-        let [anchor, row, bits, positions, of, fine, coarse, palette, total, radius, guard, by_paper @ ..] =
-            &parts[..]
+        let [
+            anchor,
+            row,
+            bits,
+            positions,
+            of,
+            fine,
+            coarse,
+            correlation,
+            palette,
+            total,
+            radius,
+            guard,
+            by_paper @ ..,
+        ] = &parts[..]
         else {
             unreachable!("a pair lacks columns: {line}")
         };
@@ -200,6 +217,7 @@ fn pairs() -> impl Iterator<Item = Pair> {
             row,
             distances: [bits, positions, of, fine, coarse, paper_bits, paper_positions, paper_of]
                 .map(|text| number(text) as u32),
+            correlation: correlation.parse().expect("a correlation is a number"),
             palette: palette.parse().expect("a palette distance is a number"),
             total_difference: total.parse().ok(),
             radius,

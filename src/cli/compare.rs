@@ -206,6 +206,12 @@ fn distances(judge: &Judge, a: &Likeness, b: &Likeness) -> String {
                 ),
             );
             line(
+                "correlation",
+                format!("{:.3}", found.correlation),
+                "1 at most",
+                format!("suspect from {}", rules.suspect_correlation),
+            );
+            line(
                 "palettes",
                 format!("{:.3}", found.palette),
                 "apart",
@@ -249,6 +255,7 @@ fn ruled(judge: &Judge, judgment: &Judgment) -> (&'static str, String) {
         ),
         Reason::Coarse => "most coarse cells are near".to_owned(),
         Reason::ColourCast => "most coarse cells are near once the colour cast is taken off".to_owned(),
+        Reason::Correlation => "light and dark lie alike, however strong".to_owned(),
         Reason::Palette => "the same colours, wherever in the pictures they stand".to_owned(),
         Reason::OtherView | Reason::Ghost => judgment.evidence.reason.as_str().to_owned(),
     };

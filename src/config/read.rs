@@ -436,6 +436,7 @@ fn rules(section: &mut Section<'_>, base: &Rules) -> Rules {
         suspect_level: section.value("suspect_level", base.suspect_level),
         suspect_cast_level: section.value("suspect_cast_level", base.suspect_cast_level),
         suspect_contrast: section.within("suspect_contrast", base.suspect_contrast, 0.0..=255.0),
+        suspect_correlation: section.within("suspect_correlation", base.suspect_correlation, -1.0..=2.0),
         suspect_palette: section.within("suspect_palette", base.suspect_palette, 0.0..=10.0),
         palette_chroma: section.within("palette_chroma", base.palette_chroma, 0.1..=255.0),
         max_views: section.within("max_views", base.max_views, 1..=1000),

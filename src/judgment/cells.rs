@@ -4,6 +4,7 @@
 //! this catches the dense attacks that move the fingerprint of a small picture too far. `hardened` only.
 
 use super::area::area_average;
+use super::relief::Relief;
 
 /// Cells of the fine grid and of the coarse one.
 pub(super) const FINE: usize = 64;
@@ -20,12 +21,15 @@ pub(super) struct Cells {
     /// The standard deviation of the fine cells, in levels: the root of the mean over the channels of each
     /// channel's variance over its 64 means.
     pub(super) deviation: f32,
+    /// What shows of the fine cells once their means and slopes are taken out.
+    pub(super) relief: Relief,
 }
 
 impl Cells {
     pub(super) fn of(rgb: &[u8], size: (usize, usize)) -> Self {
         let fine = planes(&area_average::<3>(rgb, size, (8, 8)));
-        Self { coarse: planes(&area_average::<3>(rgb, size, (4, 4))), deviation: deviation(&fine), fine }
+        let coarse = planes(&area_average::<3>(rgb, size, (4, 4)));
+        Self { coarse, deviation: deviation(&fine), relief: Relief::of(&fine), fine }
     }
 }
 
@@ -215,7 +219,7 @@ mod tests {
     }
 
     fn cells(deviation: f32) -> Cells {
-        Cells { fine: [[0; FINE]; 3], coarse: [[0; COARSE]; 3], deviation }
+        Cells { deviation, ..Cells::of(&[0; 3], (1, 1)) }
     }
 
     #[test]

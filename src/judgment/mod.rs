@@ -5,9 +5,10 @@
 //!
 //! 1. `image`: what a picture is, checked once.
 //! 2. `thumbnail`: at most 32 x 32 of it, by `area`, the one reduction, exact and in integers.
-//! 3. `fingerprint`, `pixels`, `cells`, `palette`: four distances. The hash sees the picture's large shapes and misses
-//!    dense noise on small pictures; the positions see a few changed pixels; the cells see what is changed everywhere by
-//!    little; the palette sees the same picture mirrored, shifted or turned. Each is blind where another sees.
+//! 3. `fingerprint`, `pixels`, `cells`, `relief`, `palette`: five distances. The hash sees the picture's large shapes and
+//!    misses dense noise on small pictures; the positions see a few changed pixels; the cells see what is changed
+//!    everywhere by little; the relief sees what is left of a picture that was faded or drowned in noise; the palette sees
+//!    the same picture mirrored, shifted or turned. Each is blind where another sees.
 //! 4. `likeness`: all of these together, with a digest of the exact pixels: what is kept of a row.
 //! 5. `rules`: how near is near.
 //! 6. `radius`: numbers become yes or no: is an anchor near, may its answer serve?
@@ -24,6 +25,7 @@ mod thumbnail;
 mod fingerprint;
 mod pixels;
 mod cells;
+mod relief;
 mod palette;
 mod likeness;
 mod rules;

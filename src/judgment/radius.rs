@@ -8,6 +8,7 @@ use super::cells::{enough_after_cast, enough_coarsely, enough_within, farthest, 
 use super::fingerprint::Fingerprint;
 use super::likeness::{Ghost, Likeness};
 use super::pixels::{differing, shown, total_difference};
+use super::relief::correlation;
 use super::rules::{scaled, share_of};
 use super::ruling::{Evidence, Judgment, Reason, Ruling, Standing};
 
@@ -43,8 +44,12 @@ impl Judge {
             return Some(Reach::Suspect(Reason::Pixels));
         }
         let coarsely = self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse);
+        let by_relief = || correlation(&row.cells, &anchor.cells) >= rules.suspect_correlation;
         let by_palette = || row.palette.is_near(&anchor.palette, rules.suspect_palette, rules.palette_chroma);
-        coarsely.or_else(|| by_palette().then_some(Reason::Palette)).map(Reach::Suspect)
+        coarsely
+            .or_else(|| by_relief().then_some(Reason::Correlation))
+            .or_else(|| by_palette().then_some(Reason::Palette))
+            .map(Reach::Suspect)
     }
 
     /// The bits that differ, or more than any where they are too large a share of the bits that are set.
@@ -166,6 +171,7 @@ where
 mod tests {
     use super::super::made::{checkered, coarse, judge, neutral, with_positions};
     use super::super::palette::Palette;
+    use super::super::relief::Relief;
     use super::super::rules::Rules;
     use super::super::thumbnail::thumbnail_of;
     use super::*;
@@ -256,6 +262,26 @@ mod tests {
             });
             assert_eq!(reach, expected, "25 of {} bits set", 2 * set + 25);
         }
+    }
+
+    #[test]
+    fn the_same_shapes_faded_are_suspect() {
+        // Blocks of two tones, and the same at half the contrast with some cells far off.
+        let tone = |i: usize| if (i / 2 + i / 16) % 2 == 0 { 90 } else { 150 };
+        let faded = |i: usize| if i % 20 == 7 { 120 } else { tone(i) / 2 };
+        let (mut row, mut anchor) = neutral();
+        (row.cells.fine, anchor.cells.fine) =
+            ([std::array::from_fn(tone); 3], [std::array::from_fn(faded); 3]);
+        for cells in [&mut row.cells, &mut anchor.cells] {
+            cells.relief = Relief::of(&cells.fine);
+        }
+        let at_least = |suspect_correlation| judge(Rules { suspect_correlation, ..Rules::hardened() });
+        let correlation = at_least(0.0).distances(&row, &anchor).correlation;
+        assert!((0.5..0.9).contains(&correlation), "{correlation}");
+        let suspect = Some(Reach::Suspect(Reason::Correlation));
+        assert_eq!(at_least(correlation).reach(&row, &anchor), suspect);
+        assert_eq!(at_least(correlation + 1e-9).reach(&row, &anchor), None);
+        assert!(!at_least(0.0).haunts(&anchor.ghost(), &row), "a ghost has no relief");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::Judge;
 use super::cells::{level_of_pair, within};
 use super::likeness::{Ghost, Likeness};
 use super::pixels::{differing, shown, total_difference};
+use super::relief::correlation;
 use super::rules::Profile;
 
 /// An anchor as judgment sees it: its likeness, and how its question relates to the row's.
@@ -85,6 +86,8 @@ pub enum Reason {
     Coarse,
     /// Most coarse cells are near once the colour cast is taken off.
     ColourCast,
+    /// Light and dark lie alike, however strong.
+    Correlation,
     /// The same colours, wherever in the picture they stand.
     Palette,
     /// Near to what stays of an anchor that is gone.
@@ -93,7 +96,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of their declaration, for those who count by reason.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::New,
         Self::Exact,
         Self::Bits,
@@ -103,6 +106,7 @@ impl Reason {
         Self::OtherView,
         Self::Coarse,
         Self::ColourCast,
+        Self::Correlation,
         Self::Palette,
         Self::Ghost,
     ];
@@ -119,6 +123,7 @@ impl Reason {
             Self::OtherView => "other_view",
             Self::Coarse => "coarse",
             Self::ColourCast => "colour_cast",
+            Self::Correlation => "correlation",
             Self::Palette => "palette",
             Self::Ghost => "ghost",
         }
@@ -145,6 +150,8 @@ pub struct Distances {
     pub fine_cells_within: u32,
     /// Coarse cells within the suspect level, 0..=16, the colour cast left on.
     pub coarse_cells_within: u32,
+    /// The correlation of the fine cells, each channel's mean and slopes taken out, -1..=1; nought where there is little else.
+    pub correlation: f64,
     /// The mean distance of the palettes' tones, in deviations of the picture, 0 and up; nought in [`Profile::Paper`].
     pub palette: f32,
     /// The mean absolute difference of the thumbnails, in levels, 0..=255; 255 where their sizes differ.
@@ -200,6 +207,7 @@ impl Judge {
             of,
             fine_cells_within: within(&a.cells.fine, &b.cells.fine, level),
             coarse_cells_within: within(&a.cells.coarse, &b.cells.coarse, rules.suspect_level),
+            correlation: correlation(&a.cells, &b.cells),
             palette: a.palette.distance(&b.palette),
             mean_difference,
         }
@@ -243,6 +251,7 @@ mod tests {
             of: 1024,
             fine_cells_within: 0,
             coarse_cells_within: 0,
+            correlation: 0.0,
             palette: 0.0,
             mean_difference: 10.0 / 3.0,
         };

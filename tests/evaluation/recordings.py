@@ -59,6 +59,7 @@ BLINDS = [
     "crop ≥ 80 %",
     "brightness ± 50 %",
     "noise 20",
+    "a fifth of noise",
     "rotation ≤ 15°, crop ≥ 80 %, flip at random",
 ]
 

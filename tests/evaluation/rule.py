@@ -13,6 +13,9 @@ import numpy as np
 # Set bits of every byte.
 ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1).astype(np.uint8)
 
+# That of two levels' deviation in each channel's 64 cells.
+LOWEST_RELIEF = 1344 * 3 * 64 * 2**2
+
 FORWARD, REPLAY, REFUSE = "forward", "replay", "refuse"
 
 
@@ -41,6 +44,7 @@ class Rules:
     suspect_contrast: float = 0.3
     suspect_palette: float = 0.07
     palette_chroma: float = 12.0
+    suspect_correlation: float = 0.93
     on_suspected: str = "reject"
     anchors_never_hit: int = 128
     anchors_hit: int = 128
@@ -168,6 +172,7 @@ class Likenesses:
         fine = self.fine.astype(np.int64)
         spread = (64 * (fine**2).sum(1) - fine.sum(1) ** 2).sum(1)
         self.deviations = np.sqrt(spread / (3 * 64 * 64)).astype(np.float32)
+        self.relief = _covariance(fine, fine)
         shown = area_average(self.thumbnails, side, side) if rules.profile == "paper" else self.thumbnails
         wide = shown.reshape(count, -1, 3).astype(np.uint32)
         self.positions = wide[:, :, 0] << 16 | wide[:, :, 1] << 8 | wide[:, :, 2]
@@ -198,6 +203,7 @@ class Likenesses:
             "fine",
             "coarse",
             "deviations",
+            "relief",
             "positions",
             "plain",
             "set_bits",
@@ -221,6 +227,7 @@ class Measures:
     coarse: np.ndarray
     cast: np.ndarray  # doubled, as the median of sixteen is the mean of two
     palette: np.ndarray
+    together: np.ndarray  # what the fine cells vary together beside their slopes
     shown: np.ndarray  # positions that show more than the ground which both pictures lie on
 
     def at(self, anchors):
@@ -245,6 +252,7 @@ def measures(of, row, anchors, rules):
         _apart(coarse, of.coarse[row]).max(2),
         _after_cast(coarse, of.coarse[row]),
         _apart(of.palettes[anchors], of.palettes[row]).sum(1, dtype=np.int64),
+        _covariance(of.fine[anchors].astype(np.int64), of.fine[row].astype(np.int64)[None]),
         _shown(of, row, anchors) if rules.plain else np.full(len(positions), of.positions.shape[1]),
     )
 
@@ -260,6 +268,14 @@ def _after_cast(coarse, grid):
     ranked = np.sort(difference, axis=1)
     cast = ranked[:, 7] + ranked[:, 8]
     return np.abs(2 * difference - cast[:, None]).max(2)
+
+
+def _covariance(a, b):
+    """Of fine cells, (n, 64, 3) each, less each channel's mean and slopes, times 64 and 1,344; summed over the channels."""
+    slope = 2 * np.arange(8) - 7
+    across, down = np.tile(slope, 8)[:, None], np.repeat(slope, 8)[:, None]
+    product = 1344 * (a * b).sum(1) - 21 * a.sum(1) * b.sum(1)
+    return (product - (across * a).sum(1) * (across * b).sum(1) - (down * a).sum(1) * (down * b).sum(1)).sum(1)
 
 
 def _within(ranked, needed, level):
@@ -309,6 +325,10 @@ def _coarsely(of, row, anchors, found, rules):
             level = np.minimum(limit, (np.float32(rules.suspect_contrast) * contrast).astype(np.int64))
             near &= ((apart <= levels * level[:, None]).sum(1) >= rules.suspect_cells) & (level >= 1)
         yield "suspect", reason, near
+    if rules.suspect_correlation <= 1:
+        both = np.sqrt(of.relief[anchors].astype(np.float64) * of.relief[row])
+        enough = np.minimum(of.relief[anchors], of.relief[row]) >= LOWEST_RELIEF
+        yield "suspect", "correlation", enough & (found.together / np.maximum(both, 1) >= rules.suspect_correlation)
     if rules.suspect_palette:
         chroma = np.minimum(np.minimum(of.chromas[anchors], of.chromas[row]) / np.float32(rules.palette_chroma), 1)
         yield "suspect", "palette", found.palette.astype(np.float32) / np.float32(48 * 24) < np.float32(rules.suspect_palette) * chroma
@@ -457,5 +477,5 @@ class Session:
         ghosts = np.fromiter(self.ghosts, np.int64)
         found = self._measures(row, ghosts)
         bits = _counted_bits(self.of, row, ghosts, found, self.rules)
-        coarsely = [near for _, reason, near in _coarsely(self.of, row, ghosts, found, self.rules) if reason != "palette"]
+        coarsely = [near for _, reason, near in _coarsely(self.of, row, ghosts, found, self.rules) if reason not in ("palette", "correlation")]
         return bool(((bits <= self.rules.suspect_bits) | np.any(coarsely, axis=0)).any())

@@ -23,6 +23,7 @@ OFF = {
     "bits": {"reuse_bits": -1, "suspect_bits": -1},
     "positions": {"reuse_positions": -1024, "suspect_positions": -1024},
     "cells": {"reuse_cells": 65, "suspect_cells": 17},
+    "relief": {"suspect_correlation": 2.0},
     "palette": {"suspect_palette": 0.0},
 }
 SUBSETS = [(name,) for name in OFF]
@@ -44,6 +45,7 @@ ONE = {
     "suspect_level": [5, 8, 10, 12, 16],
     "suspect_cast_level": [0, 4, 6, 8, 10],
     "suspect_contrast": [0.2, 0.3, 0.4, 0.6],
+    "suspect_correlation": [0.8, 0.85, 0.9, 0.93, 0.95, 2],
     "suspect_palette": [0, 0.04, 0.06, 0.07, 0.08, 0.1],
     "palette_chroma": [4, 8, 12, 16],
     "suspicions": [0, 1, 2, 4, 8, 32, 1_000_000],
@@ -55,6 +57,7 @@ FIRST = {
     "suspect_contrast": 0.0,
     "plain": False,
     "suspect_palette": 0.0,
+    "suspect_correlation": 2.0,
     "guard_share": 0.95,
     "guard_cell": 40,
     "suspicions": 8,
@@ -66,7 +69,8 @@ STEPS = {
     "+ no evidence in plain grounds": {"plain"},
     "+ no suspect is forwarded": {"suspicions"},
     "+ palette": {"suspect_palette"},
-    "+ a narrower guard (as it is)": {"guard_share", "guard_cell"},
+    "+ a narrower guard": {"guard_share", "guard_cell"},
+    "+ correlation (as it is)": {"suspect_correlation"},
 }
 
 

@@ -42,6 +42,16 @@ def noised(deviation):
     return lambda picture, random: noisy(picture, deviation, random)
 
 
+def drowned(share):
+    """A share of uniform noise in place of the picture, as HopSkipJump begins."""
+
+    def drown(picture, random):
+        blend = (1 - share) * picture + share * random.uniform(0, 255, picture.shape)
+        return np.rint(blend).astype(np.uint8)
+
+    return drown
+
+
 def chain(*parts):
     def all_of(picture, random):
         for part in parts:
@@ -71,6 +81,8 @@ TRANSFORMS = {
     "noise 10": noised(10),
     "noise 20": noised(20),
     "noise 40": noised(40),
+    "a fifth of noise": drowned(0.2),
+    "a third of noise": drowned(1 / 3),
     "shift ≤ 3 px and flip at random": chain(shifted(3), maybe(flipped)),
     "rotation ≤ 15°, crop ≥ 80 %, flip at random": chain(turned(15), cropped(0.8), maybe(flipped)),
 }

@@ -1,0 +1,174 @@
+//! The correlation of reliefs: whether the light and dark of two pictures lie alike, however strong either is.
+//!
+//! A relief is what the fine cells show once each channel's mean and even slopes are taken out. The other distances
+//! measure in levels, so whoever lays much noise over a picture of little contrast, or fades it towards another one, is
+//! soon far by all of them; the shapes that the model goes by still lie where they lay. Without the slopes, skies and
+//! plain gradients would all be alike. For suspicion alone; it is blind to what is moved by more than half a cell.
+//! `hardened` only.
+
+use super::cells::{Cells, FINE, Grid};
+
+/// Fine cells along a side.
+const SIDE: usize = 8;
+
+/// The sum of the squares of a slope's steps, -7 to 7 by twos, over the cells.
+const SLOPE: i64 = 1344;
+
+/// The least relief that is compared: that of a deviation of two levels. Below it lie rounding and noise.
+const LEAST: u32 = (SLOPE * (3 * FINE * 2 * 2) as i64) as u32;
+
+/// What is known of a picture's relief beside its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Relief {
+    moments: [Moments; 3],
+    /// The sum of its squares, times [`SLOPE`].
+    strength: u32,
+}
+
+/// A channel's sums: of its cells, and of its cells times the steps of a slope to the right and downwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Moments {
+    sum: u16,
+    across: i16,
+    down: i16,
+}
+
+impl Relief {
+    pub(super) fn of(fine: &Grid<FINE>) -> Self {
+        let moments = fine.each_ref().map(Moments::of);
+        let strength = in_common((fine, &moments), (fine, &moments));
+        // At most 3 channels x 64 cells x 127.5 squared x 1,344, which 32 bits hold.
+        Self { moments, strength: strength as u32 }
+    }
+}
+
+/// How alike two reliefs are, -1 to 1; 0 where either picture has too little of one.
+///
+/// All in integers but for the last step, so that every machine finds the same.
+pub(super) fn correlation(a: &Cells, b: &Cells) -> f64 {
+    let (of_a, of_b) = (&a.relief, &b.relief);
+    if of_a.strength.min(of_b.strength) < LEAST {
+        return 0.0;
+    }
+    let common = in_common((&a.fine, &of_a.moments), (&b.fine, &of_b.moments));
+    common as f64 / (f64::from(of_a.strength) * f64::from(of_b.strength)).sqrt()
+}
+
+impl Moments {
+    fn of(cells: &[u8; FINE]) -> Self {
+        let (mut sum, mut across, mut down) = (0, 0, 0);
+        for (y, row) in cells.as_chunks::<SIDE>().0.iter().enumerate() {
+            for (x, &cell) in row.iter().enumerate() {
+                sum += u16::from(cell);
+                across += step(x) * i16::from(cell);
+                down += step(y) * i16::from(cell);
+            }
+        }
+        Self { sum, across, down }
+    }
+}
+
+/// How far a column or row lies from the middle, in half cells.
+fn step(at: usize) -> i16 {
+    2 * at as i16 - (SIDE as i16 - 1)
+}
+
+/// The sum of the products of two reliefs, times [`SLOPE`].
+fn in_common((a, of_a): (&Grid<FINE>, &[Moments; 3]), (b, of_b): (&Grid<FINE>, &[Moments; 3])) -> i64 {
+    let mut common = 0;
+    for ((a, b), (of_a, of_b)) in a.iter().zip(b).zip(of_a.iter().zip(of_b)) {
+        let products: u32 = a.iter().zip(b).map(|(&a, &b)| u32::from(a) * u32::from(b)).sum();
+        common += SLOPE * i64::from(products)
+            - SLOPE / FINE as i64 * i64::from(of_a.sum) * i64::from(of_b.sum)
+            - i64::from(of_a.across) * i64::from(of_b.across)
+            - i64::from(of_a.down) * i64::from(of_b.down);
+    }
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(level: impl Fn(i32, i32, i32) -> f32) -> Grid<FINE> {
+        let of = |channel| std::array::from_fn(|i| level(i as i32 % 8, i as i32 / 8, channel).round() as u8);
+        [of(0), of(1), of(2)]
+    }
+
+    /// Shapes without any slope to speak of.
+    fn shapes(x: i32, y: i32, channel: i32) -> f32 {
+        if (x * x + y * (3 + channel) + x * y * 5) % 7 < 3 { 40.0 } else { -40.0 }
+    }
+
+    fn between(a: &Grid<FINE>, b: &Grid<FINE>) -> f64 {
+        let cells =
+            |fine: &Grid<FINE>| Cells { fine: *fine, relief: Relief::of(fine), ..Cells::of(&[0; 3], (1, 1)) };
+        let (a, b) = (cells(a), cells(b));
+        assert_eq!(correlation(&a, &b), correlation(&b, &a), "nearness has no direction");
+        correlation(&a, &b)
+    }
+
+    #[test]
+    fn brightness_contrast_and_even_slopes_are_taken_out() {
+        let picture = grid(|x, y, c| 120.0 + shapes(x, y, c));
+        let faded = grid(|x, y, c| 90.0 + 0.25 * shapes(x, y, c));
+        let shaded =
+            grid(|x, y, c| 120.0 + shapes(x, y, c) + 3.0 * x as f32 - 5.0 * y as f32 + 7.0 * c as f32);
+        let negative = grid(|x, y, c| 120.0 - shapes(x, y, c));
+        assert_eq!(between(&picture, &picture), 1.0);
+        assert!(between(&picture, &faded) > 0.999);
+        assert!(between(&picture, &shaded) > 0.999);
+        assert!(between(&picture, &negative) < -0.999);
+    }
+
+    #[test]
+    fn it_is_what_is_left_of_a_least_squares_plane() {
+        let picture = grid(|x, y, c| 120.0 + shapes(x, y, c) + 4.0 * x as f32);
+        let other = grid(|x, y, c| 100.0 + shapes(x + 1, y, c) - 6.0 * y as f32);
+        // The plane of a channel: its mean, and the slopes that the steps of both directions fit best, being orthogonal.
+        let residue = |grid: &Grid<FINE>| {
+            let mut left = Vec::new();
+            for plane in grid {
+                let fit = |weigh: &dyn Fn(usize) -> f64| {
+                    let squares: f64 = (0..FINE).map(|i| weigh(i).powi(2)).sum();
+                    plane.iter().enumerate().map(|(i, &cell)| f64::from(cell) * weigh(i)).sum::<f64>()
+                        / squares
+                };
+                let across = |i: usize| (i % 8) as f64 - 3.5;
+                let down = |i: usize| (i / 8) as f64 - 3.5;
+                let (mean, right, below) = (fit(&|_| 1.0), fit(&across), fit(&down));
+                let at = |i: usize| f64::from(plane[i]) - mean - right * across(i) - below * down(i);
+                left.extend((0..FINE).map(at));
+            }
+            left
+        };
+        let (a, b) = (residue(&picture), residue(&other));
+        let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let expected = product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt();
+        assert!(expected.abs() < 0.9, "{expected}: the two are not too much alike to tell");
+        assert!((between(&picture, &other) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_shows_next_to_nothing_resembles_nothing() {
+        let flat = grid(|_, _, _| 128.0);
+        let slope = grid(|x, y, _| 10.0 + 12.0 * x as f32 + 9.0 * y as f32);
+        // Deviations of two levels, and of one.
+        let faint = |levels| grid(|x, y, c| 100.0 + levels * shapes(x, y, c) / 40.0);
+        for nothing in [flat, slope, faint(1.0)] {
+            assert_eq!(between(&nothing, &nothing), 0.0);
+        }
+        assert_eq!(between(&faint(3.0), &faint(3.0)), 1.0);
+        assert_eq!(between(&faint(3.0), &faint(1.0)), 0.0);
+    }
+
+    #[test]
+    fn the_strongest_relief_fits() {
+        let strongest = grid(|x, y, _| if (x + y) % 2 == 0 { 0.0 } else { 255.0 });
+        let expected = SLOPE as f64 * 3.0 * 64.0 * 127.5 * 127.5;
+        assert!((f64::from(Relief::of(&strongest).strength) - expected).abs() < 1e6);
+        assert_eq!(between(&strongest, &strongest), 1.0);
+        let white = grid(|_, _, _| 255.0);
+        assert_eq!(Relief::of(&white).strength, 0);
+    }
+}
