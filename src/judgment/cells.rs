@@ -57,6 +57,7 @@ fn deviation(fine: &Grid<FINE>) -> f32 {
 /// How far two cells may be apart to count as near, in whole levels: `cap`, or `share` of the smaller deviation.
 ///
 /// On pictures of little contrast (night, fog, a page of text) distinct pictures are within 16 levels too.
+#[inline(always)]
 pub(super) fn level_of_pair(a: &Cells, b: &Cells, cap: u8, share: f32) -> u8 {
     // A float becomes an integer downwards and within the integer's range: a cell is near if its distance, which
     // is whole, is at most the level.
@@ -64,6 +65,7 @@ pub(super) fn level_of_pair(a: &Cells, b: &Cells, cap: u8, share: f32) -> u8 {
 }
 
 /// How many cells are at most `level` levels apart in every channel.
+#[inline(always)]
 pub(super) fn within<const N: usize>(a: &Grid<N>, b: &Grid<N>, level: u8) -> u32 {
     let apart = apart(a, b);
     let mut count = 0u8;
@@ -74,6 +76,7 @@ pub(super) fn within<const N: usize>(a: &Grid<N>, b: &Grid<N>, level: u8) -> u32
 }
 
 /// Whether at least `needed` fine cells are within `level`. Unrelated pictures are told apart by the first rows.
+#[inline(always)]
 pub(super) fn enough_within(a: &Grid<FINE>, b: &Grid<FINE>, level: u8, needed: u32) -> bool {
     let Some(spare) = (FINE as u32).checked_sub(needed) else { return false };
     let mut outside = 0;
@@ -98,6 +101,7 @@ pub(super) fn enough_within(a: &Grid<FINE>, b: &Grid<FINE>, level: u8, needed: u
 }
 
 /// The distance of the two cells that are farthest apart, in levels.
+#[inline(always)]
 pub(super) fn farthest<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> u8 {
     apart(a, b).into_iter().max().unwrap_or_default()
 }
@@ -106,6 +110,7 @@ pub(super) fn farthest<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> u8 {
 /// in whichever picture has less.
 ///
 /// Cells that are all of one colour say little by agreeing: the ground of a drawing, a night sky, a page.
+#[inline(always)]
 pub(super) fn enough_coarsely(
     a: &Grid<COARSE>,
     b: &Grid<COARSE>,
@@ -147,6 +152,7 @@ fn deviation_among(grid: &Grid<COARSE>, among: &[bool; COARSE]) -> f32 {
 
 /// The same as [`enough_coarsely`] once the median colour cast is taken off: the median over the cells of the signed
 /// difference, for each channel. It sees a picture that was tinted, brightened or darkened as a whole.
+#[inline(always)]
 pub(super) fn enough_after_cast(
     a: &Grid<COARSE>,
     b: &Grid<COARSE>,
@@ -160,6 +166,7 @@ pub(super) fn enough_after_cast(
 
 /// How far apart the cells are without the cast, in half levels, if at least `needed` of them are within `level`. The
 /// median of sixteen is the mean of the middle two, so differences are doubled to stay whole.
+#[inline(always)]
 fn apart_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> Option<[u16; COARSE]> {
     let spare = (COARSE as u32).checked_sub(needed)?;
     let doubled = 2 * i16::from(level);
@@ -194,6 +201,7 @@ fn apart_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) 
     (near >= needed).then_some(apart)
 }
 
+#[inline(always)]
 fn apart<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> [u8; N] {
     let mut apart = [0; N];
     for (a, b) in a.iter().zip(b) {

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fearless_simd::{Level, dispatch};
 use rustdct::{DctPlanner, TransformType2And3};
 
 use super::area::{area_sums, area_weight};
@@ -55,6 +56,7 @@ impl Fingerprint {
     /// * Blind to: which frequencies differ; all weigh the same.
     /// * Costs: a few nanoseconds.
     /// * From: the Hamming distance of the paper's section 3.2.
+    #[inline(always)]
     pub fn bits_from(&self, other: &Self) -> u32 {
         self.0.iter().zip(&other.0).map(|(a, b)| (a ^ b).count_ones()).sum()
     }
@@ -159,8 +161,7 @@ impl Block {
             dct.process_dct2_with_scratch(row, scratch);
         }
         let weight = 1000.0 * area_weight(size, (N, N)) as f64;
-        let length = |frequency| if frequency == 0 { 1.0 / N as f64 } else { 2.0 / N as f64 };
-        let mut coefficients = [0; BLOCK * BLOCK];
+        let mut values = [0f64; BLOCK * BLOCK];
         for across in 0..BLOCK {
             let mut column = [0f64; N];
             for (value, row) in column.iter_mut().zip(&grey) {
@@ -168,10 +169,10 @@ impl Block {
             }
             dct.process_dct2_with_scratch(&mut column, scratch);
             for (down, value) in column.iter().take(BLOCK).enumerate() {
-                let level = value * f64::sqrt(length(across) * length(down)) / weight;
-                coefficients[down * BLOCK + across] = (level + 0.5 + BELOW_HALF).floor() as i32;
+                values[down * BLOCK + across] = *value;
             }
         }
+        let coefficients = dispatch!(Level::new(), _simd => in_levels::<N>(&values, weight));
         Self { coefficients, side: N }
     }
 
@@ -196,6 +197,18 @@ impl Block {
         let energy: i64 = self.coefficients[1..].iter().map(|&c| i64::from(c).pow(2)).sum();
         (energy as f64) < f64::from(contrast).powi(2) * (self.side * self.side) as f64
     }
+}
+
+/// The coefficients of an orthonormal transform, of one that was scaled by `weight` and its own lengths: halves go up.
+#[inline(always)]
+fn in_levels<const N: usize>(values: &[f64; BLOCK * BLOCK], weight: f64) -> [i32; BLOCK * BLOCK] {
+    let length = |frequency| if frequency == 0 { 1.0 / N as f64 } else { 2.0 / N as f64 };
+    let mut levels = [0; BLOCK * BLOCK];
+    for (at, (level, value)) in levels.iter_mut().zip(values).enumerate() {
+        let value = value * f64::sqrt(length(at % BLOCK) * length(at / BLOCK)) / weight;
+        *level = (value + 0.5 + BELOW_HALF).floor() as i32;
+    }
+    levels
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! this order: an exact repeat in the row's view; a near-copy there that the guard lets through; an exact repeat
 //! in another view, while there are few; and all that is near without being any of these, which is suspect.
 
+use fearless_simd::{Level, dispatch};
+
 use super::Judge;
 use super::likeness::{Ghost, Likeness};
 use super::radius::{Near, Reach, Unrelated, nearest};
@@ -18,19 +20,15 @@ impl Judge {
         mut ghosts: impl Iterator<Item = &'a Ghost>,
         suspected: bool,
     ) -> Judgment {
-        let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
-        for (index, Candidate { likeness, standing }) in anchors.enumerate() {
-            let reach =
-                if likeness.digest == row.digest { Some(Reach::Exact) } else { self.reach(row, likeness) };
-            if let Some(reach) = reach {
-                let anchor = Near { index, likeness, standing, reach };
-                if reach == Reach::Exact && standing == Standing::SameView {
-                    return self.judgment(row, Ruling::Replay(index), Reason::Exact, false, Some(likeness));
-                }
-                near.push(anchor);
-            } else {
-                unrelated.meet(row, likeness);
-            }
+        let (near, unrelated) = dispatch!(Level::new(), _simd => self.meet(row, anchors));
+        if let Some(exact) = near.last().filter(|near| near.is_exact_here()) {
+            return self.judgment(
+                row,
+                Ruling::Replay(exact.index),
+                Reason::Exact,
+                false,
+                Some(exact.likeness),
+            );
         }
 
         let merged = self.other_inputs_no_longer_separate(&near);
@@ -75,7 +73,9 @@ impl Judge {
                 _ if here(&anchor) => Reason::Unguarded,
                 _ => Reason::OtherView,
             },
-            None if ghosts.any(|ghost| self.haunts(ghost, row)) => Reason::Ghost,
+            None if dispatch!(Level::new(), _simd => ghosts.any(|ghost| self.haunts(ghost, row))) => {
+                Reason::Ghost
+            }
             None => {
                 return self.judgment(row, Ruling::Forward, Reason::New, false, unrelated.nearest());
             }
@@ -98,6 +98,30 @@ impl Judge {
                 None => self.judgment(row, Ruling::Refuse, reason, true, closest),
             },
         }
+    }
+
+    /// The anchors in any radius of the row, and the nearest of the others. An exact repeat in the row's view ends the search: it
+    /// stands last.
+    #[inline(always)]
+    fn meet<'a>(
+        &self,
+        row: &Likeness,
+        anchors: impl Iterator<Item = Candidate<'a>>,
+    ) -> (Vec<Near<'a>>, Unrelated<'a>) {
+        let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
+        for (index, Candidate { likeness, standing }) in anchors.enumerate() {
+            let reach =
+                if likeness.digest == row.digest { Some(Reach::Exact) } else { self.reach(row, likeness) };
+            let Some(reach) = reach else {
+                unrelated.meet(row, likeness);
+                continue;
+            };
+            near.push(Near { index, likeness, standing, reach });
+            if near.last().is_some_and(Near::is_exact_here) {
+                break;
+            }
+        }
+        (near, unrelated)
     }
 
     /// Whether near-copies of the row lie in so many views that differ by other inputs only that the differences

@@ -41,7 +41,7 @@ impl Likeness {
             fingerprint: block.fingerprint(rules.profile),
             cells: Cells::of(&rgb, size),
             palette: match rules.profile {
-                Profile::Hardened => Palette::of(&rgb, size),
+                Profile::Hardened => Palette::of(&thumbnail),
                 Profile::Paper => Palette::NONE,
             },
             thumbnail,

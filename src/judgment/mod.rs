@@ -17,6 +17,11 @@
 //! The method is that of Liu et al., "Defend Against Adversarial Samples by Using Perceptual Hash", CMC 62(3),
 //! 2020: [`Profile::Paper`] to the letter, [`Profile::Hardened`] with its holes closed.
 
+#![allow(
+    clippy::inline_always,
+    reason = "loops over pixels are compiled for each kind of vector unit, which they are only where they are inlined"
+)]
+
 use std::fmt;
 
 mod image;

@@ -4,7 +4,9 @@
 //! every pixel changed by little. Counting goes in blocks and stops once the count can no longer matter, because a
 //! row is compared with every anchor of its session and nearly all of them are other pictures.
 
-use super::thumbnail::Thumbnail;
+use fearless_simd::{Level, dispatch};
+
+use super::thumbnail::{THUMBNAIL_SIDE, Thumbnail};
 
 /// Positions compared between two looks at the count; its counter fits a byte.
 const BLOCK: usize = 128;
@@ -13,58 +15,104 @@ const BLOCK: usize = 128;
 ///
 /// The count is complete as long as it is at most `limit`; beyond that only that it is more than `limit` is true.
 /// Thumbnails of different sizes differ everywhere.
+#[inline(always)]
 pub(super) fn differing(a: &Thumbnail, b: &Thumbnail, tolerance: u8, limit: u32) -> u32 {
     if !a.same_size(b) {
         return a.positions().max(b.positions());
     }
-    let ([ar, ag, ab], [br, bg, bb]) = (a.planes(), b.planes());
+    let (a, b) = (a.planes(), b.planes());
+    let (blocks, positions) = (a[0].len() / BLOCK, a[0].len());
     let mut count = 0;
-    let mut start = 0;
-    while start < ar.len() && count <= limit {
-        let block = start..(start + BLOCK).min(ar.len());
-        let apart = |a: &[u8], b: &[u8]| {
-            let mut apart = [0u8; BLOCK];
-            for ((apart, a), b) in apart.iter_mut().zip(&a[block.clone()]).zip(&b[block.clone()]) {
-                *apart = a.abs_diff(*b);
-            }
-            apart
+    for start in (0..blocks * BLOCK).step_by(BLOCK) {
+        let of = |plane: &[u8]| {
+            let mut levels = [0; BLOCK];
+            levels.copy_from_slice(&plane[start..start + BLOCK]);
+            levels
         };
-        let (red, green, blue) = (apart(ar, br), apart(ag, bg), apart(ab, bb));
-        let mut differing = 0u8;
-        for ((red, green), blue) in red.iter().zip(&green).zip(&blue) {
-            differing += u8::from(*red.max(green).max(blue) > tolerance);
+        count += beyond(&a.map(of), &b.map(of), tolerance);
+        if count > limit {
+            return count;
         }
-        count += u32::from(differing);
-        start += BLOCK;
     }
-    count
+    // What is left of a thumbnail whose positions are no whole number of blocks: filled up with equal ones.
+    let of = |plane: &[u8]| {
+        let mut levels = [0; BLOCK];
+        levels[..positions - blocks * BLOCK].copy_from_slice(&plane[blocks * BLOCK..]);
+        levels
+    };
+    count + if positions > blocks * BLOCK { beyond(&a.map(of), &b.map(of), tolerance) } else { 0 }
+}
+
+/// At how many positions of a block some channel is more than `tolerance` levels apart.
+#[inline(always)]
+fn beyond(a: &[[u8; BLOCK]; 3], b: &[[u8; BLOCK]; 3], tolerance: u8) -> u32 {
+    let mut apart = [0; BLOCK];
+    for (a, b) in a.iter().zip(b) {
+        for ((apart, a), b) in apart.iter_mut().zip(a).zip(b) {
+            *apart = a.abs_diff(*b).max(*apart);
+        }
+    }
+    let mut count = 0u8;
+    for apart in apart {
+        count += u8::from(apart > tolerance);
+    }
+    u32::from(count)
 }
 
 /// The positions at which the two have anything to compare: all but those at which both go on with the pixel that stands
 /// to the left and above, and with the same one. Two drawings on white paper agree about the paper.
 ///
-/// Some microseconds; asked only of pictures that differ at few positions. All positions, where the sizes differ.
+/// Asked only of pictures that differ at few positions. All positions, where the sizes differ.
 pub(super) fn shown(a: &Thumbnail, b: &Thumbnail) -> u32 {
     if !a.same_size(b) {
         return a.positions().max(b.positions());
     }
-    let width = a.width() as usize;
-    let (a_planes, b_planes) = (a.planes(), b.planes());
-    let plain = |at: usize| {
-        let left = if at.is_multiple_of(width) { at } else { at - 1 };
-        let above = at.checked_sub(width).unwrap_or(at);
-        a_planes.iter().zip(&b_planes).all(|(a, b)| {
-            a[at] == b[at] && [left, above].iter().all(|&other| a[at] == a[other] && b[at] == b[other])
-        })
-    };
-    let positions = a.positions();
-    // The first goes on from nothing.
-    positions - (1..positions as usize).filter(|&at| plain(at)).count() as u32
+    dispatch!(Level::new(), _simd => a.positions() - going_on(a, b))
+}
+
+/// The positions that go on alike in both. At the left edge there is only the pixel above to go on with, at the upper edge only
+/// the one to the left, and the first position goes on from nothing.
+#[inline(always)]
+fn going_on(a: &Thumbnail, b: &Thumbnail) -> u32 {
+    let (positions, width) = (a.positions() as usize, a.width() as usize);
+    let mut plain = [1; THUMBNAIL_SIDE * THUMBNAIL_SIDE];
+    let plain = &mut plain[..positions];
+    for plane in a.planes().iter().chain(&b.planes()) {
+        keep_equal(&mut plain[1..], &plane[1..], plane);
+    }
+    for start in (0..positions).step_by(width) {
+        plain[start] = 1;
+    }
+    for (a, b) in a.planes().iter().zip(&b.planes()) {
+        for plane in [a, b] {
+            keep_equal(&mut plain[width..], &plane[width..], plane);
+        }
+        keep_equal(plain, a, b);
+    }
+    plain[0] = 0;
+    plain.iter().map(|&plain| u32::from(plain)).sum()
+}
+
+/// Keeps the ones where two levels are equal.
+#[inline(always)]
+fn keep_equal(kept: &mut [u8], a: &[u8], b: &[u8]) {
+    for ((kept, a), b) in kept.iter_mut().zip(a).zip(b) {
+        *kept &= u8::from(a == b);
+    }
 }
 
 /// The sum of the absolute differences of all channels at all positions, in levels; none where the sizes differ.
 pub(super) fn total_difference(a: &Thumbnail, b: &Thumbnail) -> Option<u32> {
-    a.same_size(b).then(|| a.bytes().iter().zip(b.bytes()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum())
+    a.same_size(b).then(|| dispatch!(Level::new(), _simd => apart(a.bytes(), b.bytes())))
+}
+
+#[inline(always)]
+fn apart(a: &[u8], b: &[u8]) -> u32 {
+    let mut sum = 0;
+    for (a, b) in a.iter().zip(b) {
+        sum += u32::from(a.abs_diff(*b));
+    }
+    sum
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Between the distances and the ruling: here numbers become yes or no. Every row is put to [`Judge::reach`] with
 //! every anchor of its session, so this is where a ruling's time goes.
 
+use fearless_simd::{Level, dispatch};
+
 use super::Judge;
 use super::cells::{enough_after_cast, enough_coarsely, enough_within, farthest, level_of_pair};
 use super::fingerprint::Fingerprint;
@@ -15,6 +17,7 @@ use super::ruling::{Evidence, Judgment, Reason, Ruling, Standing};
 impl Judge {
     /// In which radius of the anchor the row lies, if in any. This is where a ruling's time goes: the tests stand in
     /// the order of their cost, and each gives up as soon as it knows.
+    #[inline(always)]
     pub(super) fn reach(&self, row: &Likeness, anchor: &Likeness) -> Option<Reach> {
         let rules = self.rules();
         let bits = if row.flat || anchor.flat {
@@ -43,16 +46,20 @@ impl Judge {
         if few(rules.suspect_positions) {
             return Some(Reach::Suspect(Reason::Pixels));
         }
-        let coarsely = self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse);
-        let by_relief = || correlation(&row.cells, &anchor.cells) >= rules.suspect_correlation;
-        let by_palette = || row.palette.is_near(&anchor.palette, rules.suspect_palette, rules.palette_chroma);
-        coarsely
-            .or_else(|| by_relief().then_some(Reason::Correlation))
-            .or_else(|| by_palette().then_some(Reason::Palette))
-            .map(Reach::Suspect)
+        if let Some(reason) = self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse) {
+            return Some(Reach::Suspect(reason));
+        }
+        if correlation(&row.cells, &anchor.cells) >= rules.suspect_correlation {
+            return Some(Reach::Suspect(Reason::Correlation));
+        }
+        if row.palette.is_near(&anchor.palette, rules.suspect_palette, rules.palette_chroma) {
+            return Some(Reach::Suspect(Reason::Palette));
+        }
+        None
     }
 
     /// The bits that differ, or more than any where they are too large a share of the bits that are set.
+    #[inline(always)]
     fn telling_bits(&self, a: &Fingerprint, b: &Fingerprint) -> u32 {
         let rules = self.rules();
         let bits = a.bits_from(b);
@@ -62,6 +69,7 @@ impl Judge {
         if matters && telling() { bits } else { u32::MAX }
     }
 
+    #[inline(always)]
     fn coarsely_near(&self, a: &[[u8; 16]; 3], b: &[[u8; 16]; 3]) -> Option<Reason> {
         let rules = self.rules();
         let (contrast, needed) = (rules.suspect_contrast, rules.suspect_cells);
@@ -75,6 +83,7 @@ impl Judge {
     }
 
     /// Whether the row lies in the suspect radius of what stays of an anchor that is gone.
+    #[inline(always)]
     pub(super) fn haunts(&self, ghost: &Ghost, row: &Likeness) -> bool {
         let hashed = !row.flat && ghost.fingerprint != Fingerprint::NONE;
         (hashed && self.telling_bits(&row.fingerprint, &ghost.fingerprint) <= self.rules().suspect_bits)
@@ -84,12 +93,18 @@ impl Judge {
     /// Whether the two are near enough everywhere that one's answer may serve for the other: nearly all positions
     /// agree, no cell is far off, and both show all that the model sees.
     pub(super) fn guards(&self, a: &Likeness, b: &Likeness) -> bool {
-        let rules = self.rules();
-        let outside = share_of(1.0 - rules.guard_share, a.thumbnail.positions());
         !a.clipped
             && !b.clipped
             && a.thumbnail.same_size(&b.thumbnail)
-            && farthest(&a.cells.fine, &b.cells.fine) <= rules.guard_cell
+            && dispatch!(Level::new(), _simd => self.agrees(a, b))
+    }
+
+    /// Whether nearly all positions agree and no cell is far off.
+    #[inline(always)]
+    fn agrees(&self, a: &Likeness, b: &Likeness) -> bool {
+        let rules = self.rules();
+        let outside = share_of(1.0 - rules.guard_share, a.thumbnail.positions());
+        farthest(&a.cells.fine, &b.cells.fine) <= rules.guard_cell
             && differing(&a.thumbnail, &b.thumbnail, rules.guard_level, outside) <= outside
     }
 
@@ -114,6 +129,7 @@ pub(super) struct Unrelated<'a>(Option<(u32, &'a Likeness)>);
 
 impl<'a> Unrelated<'a> {
     /// Looks at one more anchor.
+    #[inline(always)]
     pub(super) fn meet(&mut self, row: &Likeness, anchor: &'a Likeness) {
         let bits = row.fingerprint.bits_from(&anchor.fingerprint);
         if self.0.is_none_or(|(fewest, _)| bits < fewest) {
@@ -133,6 +149,13 @@ pub(super) struct Near<'a> {
     pub(super) likeness: &'a Likeness,
     pub(super) standing: Standing,
     pub(super) reach: Reach,
+}
+
+impl Near<'_> {
+    /// Whether it is the row itself, asked in the row's view.
+    pub(super) fn is_exact_here(&self) -> bool {
+        self.reach == Reach::Exact && self.standing == Standing::SameView
+    }
 }
 
 /// The innermost radius that a row lies in, and the first test that says so.
@@ -164,7 +187,14 @@ pub(super) fn nearest<'n, 'a>(
 where
     'a: 'n,
 {
-    near.min_by_key(|near| total_difference(&row.thumbnail, &near.likeness.thumbnail).unwrap_or(u32::MAX))
+    let mut nearest: Option<(u32, &Near<'_>)> = None;
+    for near in near {
+        let difference = total_difference(&row.thumbnail, &near.likeness.thumbnail).unwrap_or(u32::MAX);
+        if nearest.is_none_or(|(least, _)| difference < least) {
+            nearest = Some((difference, near));
+        }
+    }
+    nearest.map(|(_, near)| near)
 }
 
 #[cfg(test)]
@@ -288,9 +318,7 @@ mod tests {
     fn the_same_colours_elsewhere_are_suspect() {
         let colours = |turn: usize| {
             let level = move |i: usize| (i * 7 + i * i / 5 * turn % 2) as u8;
-            let pixels: Vec<u8> =
-                (0..1024).flat_map(|i| [level(i), level(3 * i), 255 - level(i / 2)]).collect();
-            Palette::of(&pixels, (32, 32))
+            Palette::of(&thumbnail_of(32, 32, |i| [level(i), level(3 * i), 255 - level(i / 2)]))
         };
         let reach = reach_of(|row, anchor| {
             row.palette = colours(0);

@@ -45,6 +45,7 @@ impl Relief {
 /// How alike two reliefs are, -1 to 1; 0 where either picture has too little of one.
 ///
 /// All in integers but for the last step, so that every machine finds the same.
+#[inline(always)]
 pub(super) fn correlation(a: &Cells, b: &Cells) -> f64 {
     let (of_a, of_b) = (&a.relief, &b.relief);
     if of_a.strength.min(of_b.strength) < LEAST {
@@ -74,6 +75,7 @@ fn step(at: usize) -> i16 {
 }
 
 /// The sum of the products of two reliefs, times [`SLOPE`].
+#[inline(always)]
 fn in_common((a, of_a): (&Grid<FINE>, &[Moments; 3]), (b, of_b): (&Grid<FINE>, &[Moments; 3])) -> i64 {
     let mut common = 0;
     for ((a, b), (of_a, of_b)) in a.iter().zip(b).zip(of_a.iter().zip(of_b)) {
@@ -87,6 +89,7 @@ fn in_common((a, of_a): (&Grid<FINE>, &[Moments; 3]), (b, of_b): (&Grid<FINE>, &
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "whole numbers divided by themselves, or none at all")]
 mod tests {
     use super::*;
 

@@ -86,6 +86,7 @@ impl Thumbnail {
     }
 
     /// The red, green and blue planes, each `width * height` levels, row-major.
+    #[inline]
     pub fn planes(&self) -> [&[u8]; 3] {
         let (red, rest) = self.planes.split_at(self.planes.len() / 3);
         let (green, blue) = rest.split_at(rest.len() / 2);
