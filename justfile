@@ -1,4 +1,4 @@
-# One line each; .ci/run runs the same.
+# One line each. What a change must pass is .ci/run: formatting, lints, documentation, all tests and the guard.
 
 fmt:
     cargo fmt
@@ -9,8 +9,11 @@ lint:
 test *ARGS:
     tests/run {{ARGS}}
 
-bench:
-    cargo bench --bench judgment && cargo bench --bench predict
+bench *ARGS:
+    benches/run {{ARGS}}
+
+guard:
+    benches/run guard
 
 demo:
     cargo run --release -- demo

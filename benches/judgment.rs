@@ -1,6 +1,6 @@
 //! What judgment costs: a picture's likeness by size and form, and a ruling against a full session.
 //!
-//! `cargo bench --bench judgment`, or one group of it: `cargo bench --bench judgment -- likeness`. Results: `README.md`.
+//! `cargo bench --bench judgment`, or one group of it: `cargo bench --bench judgment -- likeness`.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
 

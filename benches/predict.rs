@@ -12,7 +12,7 @@
 //! Everything is on loopback over real sockets: a client that keeps one connection for each way, the sidecar as it is
 //! configured, and a model server that reads the request whole, decodes it and answers at once. So the times are of the hop
 //! and of what Refrain does; a model's own time, which no call is without, would only make the ratios smaller.
-//! Results: `README.md`.
+//! Results of `telemetry`: `README.md`.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
 

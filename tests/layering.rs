@@ -4,6 +4,7 @@
 //! main > cli, config > proxy > protocol > judgment
 //!                      proxy > session  > judgment
 //!                      proxy > timing
+//!                      proxy > scores   > judgment
 //!                      proxy > telemetry
 //! main > cli, config > webhook
 //! ```

@@ -46,7 +46,7 @@ def decided(world, way):
 
 
 def perf_analyzer(world):
-    """Pictures that differ, 1,408 of them in turn, to the cheap model."""
+    """Pictures that differ, 1,536 of them in turn, to the cheap model."""
     pictures = world.folder / "pictures.json"
     requests = subprocess.run([world.load, "pictures", "3KiB"], stdout=subprocess.PIPE, check=True).stdout
     size = 32 * 32 * 3

@@ -165,7 +165,7 @@ pub struct ModelSettings {
     pub ignore_extra_inputs: bool,
     /// How long a replay takes.
     pub timing: timing::Mode,
-    /// How scores are written, in all replies.
+    /// How the scores of replies are written.
     pub scores: scores::Mode,
     /// The numbers of judgment.
     pub rules: Rules,

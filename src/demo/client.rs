@@ -30,7 +30,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 pub enum Reply {
     /// The model's probabilities, or an earlier picture's: the client cannot tell.
     Scores(Scores),
-    /// RESOURCE_EXHAUSTED: the session is suspected.
+    /// RESOURCE_EXHAUSTED: a near-copy that may not be answered from memory.
     Refused,
 }
 

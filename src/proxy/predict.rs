@@ -36,7 +36,7 @@ use crate::protocol::tensor::Unreadable;
 use crate::session::{Claim, Judged, Lead, Outcome, Question, SessionKey, Store, View};
 use crate::telemetry::{Stage, Telemetry};
 
-/// Calls with more rows than this are judged on a thread of their own: a row takes some 15 microseconds against a full session.
+/// Calls with more rows than this are judged on a thread of their own: each row is compared with all of its session.
 const MANY_ROWS: usize = 8;
 
 /// Everything that a Predict call needs and that outlives it.

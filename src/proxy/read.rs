@@ -22,7 +22,7 @@ use crate::protocol::query::{Query, Refusal, Request};
 use crate::session::Store;
 use crate::telemetry::Stage;
 
-/// What is more work than reading this many bytes leaves the async threads: some 100 to 200 microseconds, by the type of the values.
+/// What is more work than reading this many bytes leaves the async threads, or others' calls would wait for it.
 const LONG_WORK: usize = 768 << 10;
 
 /// A row's likeness is work of its own, however small the picture: as much as reading this many bytes.

@@ -36,7 +36,7 @@ pub(super) enum CallError {
     /// A request that is not judged.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Too many near-copies: the session is suspected.
+    /// A near-copy that may not be answered from memory.
     #[error("too many requests")]
     Suspected,
     /// A replay that cannot be given now, and must not be replaced by a fresh answer.

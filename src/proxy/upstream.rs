@@ -230,7 +230,8 @@ impl Upstream {
     /// The same of a request that the model server must refuse, since it cannot be read.
     ///
     /// Triton 2.51 ends such a call up to three times over, which HTTP/2 takes for an error of the connection, and all calls on it
-    /// end too. So these have a connection of their own, and one that another broke is sent again: nothing was computed.
+    /// end too. So these have a connection of their own, and one that another broke is sent again: the server refuses it before any
+    /// model is asked. Should it accept the request after all, it may compute an answer each time, and all of them are dropped.
     pub(super) async fn call_apart(
         &self,
         request: Request<Option<Bytes>>,

@@ -1,7 +1,11 @@
-//! An answer must not tell by its scores that the model was not asked. Step 8 of a Predict call: assemble.
+//! An answer must not tell by its scores that the model was not asked. Step 9 of a Predict call: assemble.
 //!
 //! A replayed answer repeats another picture's scores to the last bit, which no model does. What is done here about it depends
 //! on nothing but the scores, the pictures and a key, so that who sends the same picture again gets the same scores again.
+//!
+//! What counts as scores is every output of floats, whatever it holds, vector by vector along its last dimension; classes with
+//! their scores as text; and TensorFlow's classes and values. So [`Mode::Label`] makes one-hot vectors of an embedding, boxes or a
+//! mask. Under `observe` no reply comes here: what the model said goes on as it is.
 //!
 //! Nothing here knows messages: numbers in, numbers out.
 //!
@@ -39,7 +43,7 @@ pub enum Mode {
     /// With keyed noise of two percent that differs from picture to picture, in all replies: no two are equal. An average over
     /// many near-copies is flat, which a model's is not.
     Jittered,
-    /// One for the best class, nothing for the others, in all replies: there is nothing to compare.
+    /// One for the best class, nothing for the others, in all replies: there is nothing to compare. A vector of one number becomes one.
     Label,
     /// The earlier picture's, moved by a keyed, smooth function of how the two pictures differ, as far as the model's own scores
     /// move between near-copies. A gradient estimated from replays is that of the function. Forwarded replies stay as they are.

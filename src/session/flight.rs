@@ -1,4 +1,4 @@
-//! One pending answer: who leads, who follows. Step 5 hands these out, step 7 ends them.
+//! One pending answer: who leads, who follows. Step 6 hands these out, step 8 ends them.
 //!
 //! ```text
 //! ## Pending => (Answered | Failed)

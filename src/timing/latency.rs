@@ -11,10 +11,9 @@ use super::{Load, Mode, Moment, Past, Stratum};
 
 /// Durations kept of each stratum, for those among them that came at moments like the present one.
 const RING: usize = 128;
-/// How many of them are drawn from. A call takes about as long as those before it (correlation 0.66 with a real model at idle, 0.53 eight
-/// calls later): whoever compares a reply with his last forwarded ones tells draws from all of the last 32 (AUC 0.61), and hardly those
-/// from the sixteen of the last 128 that had a past like the present one (0.51 in simulation on the same replies). The
-/// nearest-neighbour bootstrap of Lall and Sharma (1996).
+/// How many of them are drawn from. A call takes about as long as those before it (`tests/timing/RESULTS.md`, *likeness of neighbours*):
+/// whoever compares a reply with his last forwarded ones tells draws from all of the last ones, and less those from the sixteen of the last
+/// 128 that had a past like the present one. The nearest-neighbour bootstrap of Lall and Sharma (1996).
 const NEAREST: usize = 16;
 /// Calls whose median is part of a past.
 const USUAL: usize = 16;
@@ -30,7 +29,7 @@ const POOLS: usize = 1024;
 /// Recent durations of forwarded calls, arrival of the complete request to the reply's write.
 ///
 /// Record calls that the model was asked for whole and answered, nothing else: what was held would feed its own target.
-/// One mutex: recording is well under a microsecond, drawing a few.
+/// One mutex, held while one duration is put in or those that may be drawn from are copied and compared; nothing waits under it.
 pub struct Latencies {
     known: Mutex<Known>,
 }

@@ -45,7 +45,8 @@ pub enum Mode {
     /// The same, and every reply of the model, forwarded or replayed, leaves on a grid that doubles when it is missed: what can
     /// be told of one reply is which of a few moments it left at. Costs every call up to one step of the grid.
     Bucket,
-    /// The model is asked all the same and its answer dropped: the one time that cannot be told. Saves the model nothing.
+    /// The model is asked all the same and its answer dropped: the time is a call's own, and the next call finds the model as after any
+    /// other. Saves the model nothing. Measured, it is told all the same by who compares enough replies (`tests/timing/RESULTS.md`).
     Shadow,
     /// Their mean, as the paper has it. Every replay then takes the same time, which tells.
     Mean,

@@ -1,4 +1,4 @@
-"""Does rule.py rule as the sidecar does? Pairs and whole sequences, put to both; `sweep.py` and `adaptive/offline.py` rest on it."""
+"""Does rule.py rule as the sidecar does? Pairs and whole sequences, put to both; `sweep.py` and `adaptive/at_home.py` rest on it."""
 
 import argparse
 import sys

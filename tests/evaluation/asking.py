@@ -18,7 +18,7 @@ class Spent(Exception):
 
 
 class Refused(Exception):
-    """The call was refused (RESOURCE_EXHAUSTED): the session is suspected."""
+    """The call was refused (RESOURCE_EXHAUSTED): a near-copy that may not be answered from memory."""
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """The rule of src/judgment once more, in numpy: for sweeps over many settings, and for an attacker who judges at home.
 
-`agreement.py` checks it against the sidecar's own rulings; nothing that is reported as Refrain's rests on this copy alone.
+`agreement.py` checks it against the sidecar's own rulings; nothing that is reported as Refrain's rests on this copy alone. It follows src/judgment
+and is changed with it; tests/fixtures/judgment/make_golden.py has the rule a third time, written apart on purpose, and shares nothing with this file.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ import datetime
 import os
 import pathlib
 import platform
+import subprocess
 
 import matplotlib
 import numpy as np
@@ -20,6 +21,8 @@ CONTROLS = [0.0, 0.0001, 0.0003]
 GOAL_SAMPLE, GOAL_SHADOW = 1_000, 100_000
 # Of the calls that others were to make: fewer is another load than the one named.
 OTHERS = 0.8
+# What has changed since in how calls run, by the commit that changed it: the report says which runs are older.
+CHANGES = {"0113b0c": "connections had threads of their own"}
 
 
 def number(value):
@@ -176,6 +179,21 @@ def doubts(runs):
     return found
 
 
+def outdated(runs):
+    """Which runs measured a program that lacks one of the changes. Commits that git does not know are passed over."""
+    text = ""
+    for change, what in CHANGES.items():
+        lack = [about for about, *_ in runs if is_before(about["commit"], change)]
+        which = "all runs" if len(lack) == len(runs) else "; ".join(title(about) for about in lack)
+        text += f"Measured before {what} ({change}): {which}. The present program's times may be others.\n\n" if lack else ""
+    return text
+
+
+def is_before(commit, change):
+    ancestry = ["git", "merge-base", "--is-ancestor", change, commit.removesuffix("-dirty")]
+    return subprocess.run(ancestry, cwd=pathlib.Path(__file__).parent, capture_output=True).returncode == 1
+
+
 def plot(runs, into):
     runs = [each for each in runs if each[0]["beside"] == "none"] or runs
     modes = [mode for mode in MODES if any(about["mode"] == mode for about, *_ in runs)]
@@ -233,6 +251,7 @@ def write(folder: pathlib.Path, into: pathlib.Path, command):
         f"Written on {datetime.date.today()} by `{command}` from runs on a {machine()}; client, Refrain, Triton and the other callers share it. "
         "[README.md](README.md) says what each figure is. `latencies.svg` shows both distributions.\n\n"
     )
+    text += outdated(runs)
     if found:
         text += "**These figures prove nothing:**\n\n" + "".join(f"* {doubt}\n" for doubt in found) + "\n"
     text += "## Goals\n\n" + goals(runs) + "## By time\n\n" + times(runs) + "Controls: what must be found, and is known to be there.\n\n" + controls(runs)

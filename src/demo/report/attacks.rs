@@ -102,7 +102,7 @@ pub(in crate::demo) fn success(duels: &[Duel]) -> String {
   clean label  the model's label for the photo itself, and its probability
   fooled after queries until the bare model gave another label; - if it gave none
   forwarded    what the model server says it was asked; short-circuited: answered without it
-  refused      RESOURCE_EXHAUSTED, the session being suspected; a query spent, and no better for it
+  refused      RESOURCE_EXHAUSTED: a near-copy that may not be answered from memory; a query spent
   ends with    the label that the attacker was given, through Refrain, for the picture it ended with
   its best     that picture, shown to the bare model afterwards
 
