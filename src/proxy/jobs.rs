@@ -27,39 +27,33 @@ pub(super) async fn job<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Barrier};
+    use std::time::Duration;
 
+    /// Jobs go on by as many together as there are places, so fewer than that never run; and each waits a while for one too many.
     #[tokio::test]
     async fn no_more_jobs_run_at_once_than_there_are_processors() {
-        let processors = std::thread::available_parallelism().unwrap().get();
-        let (tell, told) = std::sync::mpsc::channel();
-        let (go, gone) = std::sync::mpsc::channel();
-        let gone = Arc::new(Mutex::new(gone));
-        let jobs: Vec<_> = (0..2 * processors)
+        let places = std::thread::available_parallelism().unwrap().get();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let together = Arc::new(Barrier::new(places));
+        let jobs: Vec<_> = (0..2 * places)
             .map(|_| {
-                let (tell, gone) = (tell.clone(), Arc::clone(&gone));
+                let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+                let together = Arc::clone(&together);
                 tokio::spawn(job(move || {
-                    tell.send(()).unwrap();
-                    gone.lock().unwrap().recv().unwrap();
+                    most.fetch_max(1 + running.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+                    together.wait();
+                    let (_never, waits) = std::sync::mpsc::channel::<()>();
+                    let _ = waits.recv_timeout(Duration::from_millis(200));
+                    running.fetch_sub(1, Ordering::SeqCst);
                 }))
             })
             .collect();
-        let begun = tokio::task::spawn_blocking(move || {
-            for _ in 0..processors {
-                told.recv().unwrap();
-            }
-            told
-        });
-        let told = begun.await.unwrap();
-        tokio::task::yield_now().await;
-        assert!(told.try_recv().is_err(), "the others wait for a place");
-        for _ in 0..2 * processors {
-            go.send(()).unwrap();
-        }
         for job in jobs {
             job.await.unwrap();
         }
-        assert_eq!(told.try_iter().count(), processors);
+        assert_eq!(most.load(Ordering::SeqCst), places);
     }
 
     #[tokio::test]
