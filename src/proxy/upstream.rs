@@ -24,7 +24,7 @@ const SHARED_LANES: usize = 2;
 /// The longest reply to a question of our own, in bytes.
 const OWN_REPLY: usize = 16 << 20;
 
-/// How often a request that cannot be read is sent in all, where others like it break its connection.
+/// How often a message that does not decode is sent in all, where others like it break its connection.
 const ATTEMPTS_APART: u32 = 4;
 
 /// Why a call did not reach the upstream, or broke on the way.
@@ -45,7 +45,7 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Arc<Connector>,
     shared: Vec<Shared>,
-    /// For requests that nobody can read: what becomes of their connection is no other call's concern. Most servers never see one.
+    /// For messages that do not decode: what becomes of their connection is no other call's concern. Most servers never see one.
     apart: OnceLock<Lane<Unary>>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
@@ -227,10 +227,10 @@ impl Upstream {
         self.call_over(self.lane(), request, limit).await
     }
 
-    /// The same of a request that the model server must refuse, since it cannot be read.
+    /// The same of a message that does not decode, which the model server must refuse.
     ///
-    /// Triton 2.51 ends such a call up to three times over, which HTTP/2 takes for an error of the connection, and all calls on it
-    /// end too. So these have a connection of their own, and one that another broke is sent again: nothing was computed.
+    /// Triton 2.51 ends such a call up to six times over, which HTTP/2 takes for an error of the connection, and all calls on it
+    /// end too; what decodes it ends once, however little sense it makes. So these have a connection of their own, and one that another broke is sent again: nothing was computed.
     pub(super) async fn call_apart(
         &self,
         request: Request<Option<Bytes>>,
