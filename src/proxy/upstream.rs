@@ -13,6 +13,7 @@ use tonic::Code;
 
 use super::body::{self, Body};
 use super::connect::Connector;
+use super::count::{Count, Counted};
 use super::frame;
 use super::lane::{CONNECT, Lane, Line};
 use super::template::Template;
@@ -62,28 +63,30 @@ struct Shared {
     next: AtomicUsize,
 }
 
-/// A call that waits for its reply; it counts until this is dropped.
-struct UnderWay<'a>(&'a Business);
+/// A call that waits for its reply, until dropped.
+struct UnderWay<'a> {
+    business: &'a Business,
+    _counted: Counted,
+}
 
 impl<'a> UnderWay<'a> {
     fn of(business: &'a Business) -> Self {
-        business.calls.fetch_add(1, Ordering::Relaxed);
-        Self(business)
+        Self { business, _counted: business.calls.one() }
     }
 }
 
 impl Drop for UnderWay<'_> {
+    /// Before it is no longer counted: who finds no call under way finds when the last one ended.
     fn drop(&mut self) {
-        let since = self.0.since.elapsed().as_micros() as u64;
-        self.0.last.store(since, Ordering::Relaxed);
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        let since = self.business.since.elapsed().as_micros() as u64;
+        self.business.last.store(since, Ordering::Relaxed);
     }
 }
 
 /// How busy the model server is with our calls.
 struct Business {
     /// Calls that wait for their reply.
-    calls: AtomicUsize,
+    calls: Count,
     /// When the last one ended, in microseconds since `since`.
     last: AtomicU64,
     since: Instant,
@@ -196,7 +199,7 @@ impl Upstream {
             apart: OnceLock::new(),
             template: Template::default(),
             streams: AtomicBool::new(false),
-            business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
+            business: Business { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
         }
     }
 
@@ -215,7 +218,7 @@ impl Upstream {
     pub(super) fn asking(&self) -> (usize, Duration) {
         let Business { calls, last, since } = &self.business;
         let last = Duration::from_micros(last.load(Ordering::Relaxed));
-        (calls.load(Ordering::Relaxed), since.elapsed().saturating_sub(last))
+        (calls.now(), since.elapsed().saturating_sub(last))
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
