@@ -53,7 +53,7 @@ pub(super) struct Upstream {
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
     /// How busy it is with us.
-    business: Business,
+    at_work: AtWork,
 }
 
 /// The shared lanes of one runtime, whose calls take turns on them: a call over another runtime's would wake its thread.
@@ -65,26 +65,26 @@ struct Shared {
 
 /// A call that waits for its reply, until dropped.
 struct UnderWay<'a> {
-    business: &'a Business,
+    at_work: &'a AtWork,
     _counted: Counted,
 }
 
 impl<'a> UnderWay<'a> {
-    fn of(business: &'a Business) -> Self {
-        Self { business, _counted: business.calls.one() }
+    fn of(at_work: &'a AtWork) -> Self {
+        Self { at_work, _counted: at_work.calls.one() }
     }
 }
 
 impl Drop for UnderWay<'_> {
     /// Before it is no longer counted: who finds no call under way finds when the last one ended.
     fn drop(&mut self) {
-        let since = self.business.since.elapsed().as_micros() as u64;
-        self.business.last.store(since, Ordering::Relaxed);
+        let since = self.at_work.since.elapsed().as_micros() as u64;
+        self.at_work.last.store(since, Ordering::Relaxed);
     }
 }
 
 /// How busy the model server is with our calls.
-struct Business {
+struct AtWork {
     /// Calls that wait for their reply.
     calls: Count,
     /// When the last one ended, in microseconds since `since`.
@@ -199,7 +199,7 @@ impl Upstream {
             apart: OnceLock::new(),
             template: Template::default(),
             streams: AtomicBool::new(false),
-            business: Business { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
+            at_work: AtWork { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
         }
     }
 
@@ -216,7 +216,7 @@ impl Upstream {
 
     /// Calls that wait for their reply at the moment, and the time since the last one ended.
     pub(super) fn asking(&self) -> (usize, Duration) {
-        let Business { calls, last, since } = &self.business;
+        let AtWork { calls, last, since } = &self.at_work;
         let last = Duration::from_micros(last.load(Ordering::Relaxed));
         (calls.now(), since.elapsed().saturating_sub(last))
     }
@@ -255,7 +255,7 @@ impl Upstream {
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let _under_way = UnderWay::of(&self.business);
+        let _under_way = UnderWay::of(&self.at_work);
         let (head, mut body) = lane.send(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();
