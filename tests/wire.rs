@@ -4,8 +4,8 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -415,6 +415,41 @@ async fn a_connection_lost_in_mid_call_ends_the_call_with_a_status_and_the_next_
     assert!(within("the end", body.data()).await.is_none(), "the stream ends, it does not break");
     let trailers = within("trailers", body.trailers()).await.unwrap().expect("a status");
     assert_eq!(trailers["grpc-status"], (Code::Unavailable as i32).to_string());
+}
+
+/// What it cannot decode Triton ends several times over, which breaks the connection; what makes no sense to it, or asks for no model of its own, it
+/// refuses once. So nobody shares a connection with the first, and everybody with the second.
+#[tokio::test]
+async fn only_a_message_that_does_not_decode_goes_over_a_connection_apart() {
+    use prost::Message;
+    let senseless = pb::ModelInferRequest { inputs: Vec::new(), ..photo_question(2) };
+    let misspelt = pb::ModelInferRequest { model_name: "clv".into(), ..photo_question(3) };
+    for mode in ["enforce", "observe"] {
+        let world = World::new().config(&format!("mode = '{mode}'")).start().await;
+        let (apart, shared) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let (note_apart, note_shared) = (Arc::clone(&apart), Arc::clone(&shared));
+        world.upstream.on(MODEL_INFER, move |mut exchange| {
+            let (apart, shared) = (Arc::clone(&note_apart), Arc::clone(&note_shared));
+            async move {
+                let body = exchange.read().await.unwrap();
+                let decodes = pb::ModelInferRequest::decode(body.slice(5..)).is_ok();
+                let kind = if decodes { shared } else { apart };
+                kind.lock().unwrap().push(exchange.connection.clone());
+                exchange.status(Code::FailedPrecondition, "refused");
+            }
+        });
+        let client = world.client().await;
+        let readable = [&photo_question(1), &senseless, &misspelt].map(kserve::frame);
+        // Calls take turns on the shared connections: each comes to each of them.
+        for message in readable.iter().chain([&kserve::wrap(&[0xff; 20])]).cycle().take(16) {
+            let reply = client.unary(grpc(MODEL_INFER), message.clone()).await;
+            assert_eq!(reply.code(), Some(Code::FailedPrecondition), "{mode}: {reply:?}");
+        }
+        let (apart, shared) = (apart.lock().unwrap(), shared.lock().unwrap());
+        assert_eq!((apart.len(), shared.len()), (4, 12), "{mode}");
+        assert!(apart.iter().all(|one| one.is(&apart[0])), "{mode}");
+        assert!(!shared.iter().any(|one| one.is(&apart[0])), "{mode}");
+    }
 }
 
 #[tokio::test]

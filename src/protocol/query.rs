@@ -92,7 +92,7 @@ pub trait Query: Send + Sync + 'static {
     fn version(&self) -> &str;
 
     /// What it gives the model to work on.
-    fn work(&self) -> Work;
+    fn burden(&self) -> Burden;
 
     /// An upper bound of the bytes that decoding any one row's picture takes; 0 where pictures are plain tensors.
     ///
@@ -145,7 +145,7 @@ pub trait Query: Send + Sync + 'static {
 /// What a request gives the model to work on, in all rows together: what decides how long the model takes, and nothing that a caller may
 /// vary beside it, such as an id, parameters or names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct Burden {
     /// Bytes of tensors' elements, in whichever way they travelled.
     pub tensors: usize,
     /// Bytes of the pictures' files.
@@ -154,7 +154,7 @@ pub struct Work {
     pub pixels: usize,
 }
 
-impl Work {
+impl Burden {
     /// As much of one file more.
     pub(super) fn add_file(&mut self, file: &[u8]) {
         self.files += file.len();

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::answer::AnswerError;
-use super::query::{Family, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told, Work};
+use super::query::{Burden, Family, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
 use super::scores::Rewrite;
 use super::signature::{Batching, Signature, canonical_version};
 use super::tensor::{self, Datatype, Unreadable};
@@ -222,16 +222,16 @@ impl Query for InferQuery {
         &self.message.model_version
     }
 
-    fn work(&self) -> Work {
-        let mut work = Work::default();
+    fn burden(&self) -> Burden {
+        let mut burden = Burden::default();
         for (at, input) in self.inputs.iter().enumerate() {
             if at == self.image && input.datatype == Datatype::Bytes {
-                (0..self.rows).filter_map(|row| self.file(row)).for_each(|file| work.add_file(file));
+                (0..self.rows).filter_map(|row| self.file(row)).for_each(|file| burden.add_file(file));
             } else {
-                work.tensors += input.data.len();
+                burden.tensors += input.data.len();
             }
         }
-        work
+        burden
     }
 
     fn decode_bytes(&self) -> usize {

@@ -169,12 +169,31 @@ impl<S: Store> Predictor<S> {
     }
 
     /// A request that the upstream must refuse, in its own words; should it accept after all, its answer is dropped.
+    ///
+    /// It can be read, and Triton 2.51 ends such a call once, whatever is wrong with it: it goes where all others go.
     pub(super) async fn let_upstream_refuse(
         &self,
         call: &Call,
         refusal: CallError,
     ) -> Result<Reply, CallError> {
-        let mut forward = Forward { apart: true, ..Forward::new(call, None) };
+        self.refused(call, Forward::new(call, None), refusal).await
+    }
+
+    /// The same of a message that does not decode, which must not share a connection with calls that do.
+    pub(super) async fn let_upstream_refuse_apart(
+        &self,
+        call: &Call,
+        refusal: CallError,
+    ) -> Result<Reply, CallError> {
+        self.refused(call, Forward { apart: true, ..Forward::new(call, None) }, refusal).await
+    }
+
+    async fn refused(
+        &self,
+        call: &Call,
+        mut forward: Forward,
+        refusal: CallError,
+    ) -> Result<Reply, CallError> {
         let reply = self.ask_upstream(&mut forward, call.live.config.limits.message_bytes).await?;
         if reply.is_ok() {
             tracing::warn!(%refusal, "the model server accepts a request that we cannot judge; its answer is dropped");
@@ -247,7 +266,7 @@ struct Forward {
     /// The method, as `package.Service/Method`.
     method: &'static str,
     noted: Noted,
-    /// Nobody can read it: it must not share a connection with those that can be.
+    /// Its message does not decode: it must not share a connection with those that do.
     apart: bool,
 }
 

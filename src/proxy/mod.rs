@@ -29,6 +29,7 @@
 //! lane.rs         a connection that keeps itself up
 //! connect.rs      how it is made
 //! template.rs     what a reply looks like around its message
+//! count.rs        how many of something there are
 //! body.rs         bodies that keep frames and trailers as they are
 //! status.rs       errors into statuses
 //! admin.rs        the operator's own port
@@ -64,6 +65,7 @@ mod unary;
 mod lane;
 mod connect;
 mod template;
+mod count;
 mod body;
 mod status;
 mod admin;

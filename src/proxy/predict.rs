@@ -106,7 +106,7 @@ impl<S: Store> Predictor<S> {
                 let model = self.model(&arrival).await;
                 self.answer(arrival, model).await
             }
-            Opened::Unparsable(call, refusal) => self.let_upstream_refuse(&call, refusal.into()).await,
+            Opened::Unparsable(call, refusal) => self.let_upstream_refuse_apart(&call, refusal.into()).await,
         }
     }
 

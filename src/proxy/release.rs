@@ -88,7 +88,7 @@ impl<S: Store> Predictor<S> {
     /// is to be replayed: no other reply waits for it.
     pub(super) fn occasion(&self, call: &Call, asked: &Asked, replays: bool) -> Occasion {
         let query = &asked.query;
-        let (work, is_typed) = (query.work(), query.is_typed());
+        let (burden, is_typed) = (query.burden(), query.is_typed());
         // The server opens what is compressed, and reads typed values one by one.
         let is_compressed = call.frame.bytes.first().is_some_and(|flag| *flag != 0);
         let written = u64::from(is_typed) << 2 | if is_compressed { call.encoding as u64 } else { 0 };
@@ -97,7 +97,7 @@ impl<S: Store> Predictor<S> {
             model: Arc::clone(&asked.model.view),
             version: asked.model.version_served(query.version()).into(),
             rows: query.rows() as u32,
-            work: Work::new(work.tensors, work.files, work.pixels),
+            work: Work::new(burden.tensors, burden.files, burden.pixels),
             form: query.form(&self.key).rotate_left(3) ^ written,
         };
         let (calls, rested) = self.upstream.asking();

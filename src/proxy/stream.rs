@@ -330,7 +330,7 @@ async fn next<S: Store>(
                 Ok(Next::Asks(Box::new(arrival), model))
             }
             Opened::Unparsable(call, refusal) => {
-                match predictor.let_upstream_refuse(&call, refusal.into()).await {
+                match predictor.let_upstream_refuse_apart(&call, refusal.into()).await {
                     // Triton stops reading there without a word.
                     Ok(_) => Ok(Next::End),
                     Err(refusal) => Ok(Next::Refused(refusal)),

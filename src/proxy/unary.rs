@@ -7,7 +7,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::body::BoxError;
 use super::connect::Connector;
+use super::count::{Count, Counted};
 use super::lane::{FRAME, HEADERS, KEEP_ALIVE, Line, SEND_BUFFER, Unanswered, WINDOWS};
 use super::listen::BoxedStream;
 
@@ -33,30 +34,17 @@ pub(super) struct Unary {
 #[derive(Default)]
 struct Life {
     /// Calls under way.
-    calls: AtomicUsize,
+    calls: Count,
     /// Replies and parts of replies that came.
     heard: AtomicU64,
     /// A call found that no further one can be sent.
     closed: Notify,
 }
 
-/// A call under way, until dropped.
-struct UnderWay(Arc<Life>);
-
-impl UnderWay {
-    fn of(life: &Arc<Life>) -> Self {
-        life.calls.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(life))
-    }
-
+impl Life {
+    /// Something came.
     fn hear(&self) {
-        self.0.heard.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        self.heard.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -95,7 +83,7 @@ impl Line for Unary {
         mut self,
         request: Request<Option<Bytes>>,
     ) -> Result<Response<ReplyBody>, Unanswered<Option<Bytes>>> {
-        let under_way = UnderWay::of(&self.life);
+        let under_way = self.life.calls.one();
         let (head, message) = request.into_parts();
         let again = || Request::from_parts(head.clone(), message.clone());
         let sent = match poll_fn(|context| self.sender.poll_ready(context)).await {
@@ -119,9 +107,12 @@ impl Line for Unary {
             Ok(()) => reply.await,
             Err(error) => Err(error),
         };
-        under_way.hear();
+        self.life.hear();
+        let life = self.life;
         match reply {
-            Ok(reply) => Ok(reply.map(|stream| ReplyBody { stream, data_ended: false, under_way })),
+            Ok(reply) => {
+                Ok(reply.map(|stream| ReplyBody { stream, data_ended: false, life, _under_way: under_way }))
+            }
             Err(error) => {
                 let again = was_left_out(&error).then(again);
                 Err(Unanswered { again, error: error.to_string() })
@@ -151,7 +142,7 @@ async fn keep_alive(mut pings: PingPong, life: Arc<Life>) {
     loop {
         tokio::time::sleep(KEEP_ALIVE.0).await;
         let before = std::mem::replace(&mut heard, life.heard.load(Ordering::Relaxed));
-        if life.calls.load(Ordering::Relaxed) == 0 || heard != before {
+        if life.calls.now() == 0 || heard != before {
             continue;
         }
         match tokio::time::timeout(KEEP_ALIVE.1, pings.ping(Ping::opaque())).await {
@@ -173,7 +164,8 @@ fn was_left_out(error: &h2::Error) -> bool {
 pub(super) struct ReplyBody {
     stream: RecvStream,
     data_ended: bool,
-    under_way: UnderWay,
+    life: Arc<Life>,
+    _under_way: Counted,
 }
 
 impl http_body::Body for ReplyBody {
@@ -189,7 +181,7 @@ impl http_body::Body for ReplyBody {
             None
         } else {
             let data = ready!(this.stream.poll_data(context));
-            this.under_way.hear();
+            this.life.hear();
             data
         };
         let next = match next {

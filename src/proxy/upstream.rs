@@ -13,6 +13,7 @@ use tonic::Code;
 
 use super::body::{self, Body};
 use super::connect::Connector;
+use super::count::{Count, Counted};
 use super::frame;
 use super::lane::{CONNECT, Lane, Line};
 use super::template::Template;
@@ -24,7 +25,7 @@ const SHARED_LANES: usize = 2;
 /// The longest reply to a question of our own, in bytes.
 const OWN_REPLY: usize = 16 << 20;
 
-/// How often a request that cannot be read is sent in all, where others like it break its connection.
+/// How often a message that does not decode is sent in all, where others like it break its connection.
 const ATTEMPTS_APART: u32 = 4;
 
 /// Why a call did not reach the upstream, or broke on the way.
@@ -45,14 +46,14 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Arc<Connector>,
     shared: Vec<Shared>,
-    /// For requests that nobody can read: what becomes of their connection is no other call's concern. Most servers never see one.
+    /// For messages that do not decode: what becomes of their connection is no other call's concern. Most servers never see one.
     apart: OnceLock<Lane<Unary>>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
     /// How busy it is with us.
-    business: Business,
+    at_work: AtWork,
 }
 
 /// The shared lanes of one runtime, whose calls take turns on them: a call over another runtime's would wake its thread.
@@ -62,28 +63,30 @@ struct Shared {
     next: AtomicUsize,
 }
 
-/// A call that waits for its reply; it counts until this is dropped.
-struct UnderWay<'a>(&'a Business);
+/// A call that waits for its reply, until dropped.
+struct UnderWay<'a> {
+    at_work: &'a AtWork,
+    _counted: Counted,
+}
 
 impl<'a> UnderWay<'a> {
-    fn of(business: &'a Business) -> Self {
-        business.calls.fetch_add(1, Ordering::Relaxed);
-        Self(business)
+    fn of(at_work: &'a AtWork) -> Self {
+        Self { at_work, _counted: at_work.calls.one() }
     }
 }
 
 impl Drop for UnderWay<'_> {
+    /// Before it is no longer counted: who finds no call under way finds when the last one ended.
     fn drop(&mut self) {
-        let since = self.0.since.elapsed().as_micros() as u64;
-        self.0.last.store(since, Ordering::Relaxed);
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        let since = self.at_work.since.elapsed().as_micros() as u64;
+        self.at_work.last.store(since, Ordering::Relaxed);
     }
 }
 
 /// How busy the model server is with our calls.
-struct Business {
+struct AtWork {
     /// Calls that wait for their reply.
-    calls: AtomicUsize,
+    calls: Count,
     /// When the last one ended, in microseconds since `since`.
     last: AtomicU64,
     since: Instant,
@@ -196,7 +199,7 @@ impl Upstream {
             apart: OnceLock::new(),
             template: Template::default(),
             streams: AtomicBool::new(false),
-            business: Business { calls: AtomicUsize::new(0), last: AtomicU64::new(0), since: Instant::now() },
+            at_work: AtWork { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
         }
     }
 
@@ -213,9 +216,9 @@ impl Upstream {
 
     /// Calls that wait for their reply at the moment, and the time since the last one ended.
     pub(super) fn asking(&self) -> (usize, Duration) {
-        let Business { calls, last, since } = &self.business;
+        let AtWork { calls, last, since } = &self.at_work;
         let last = Duration::from_micros(last.load(Ordering::Relaxed));
-        (calls.load(Ordering::Relaxed), since.elapsed().saturating_sub(last))
+        (calls.now(), since.elapsed().saturating_sub(last))
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
@@ -227,7 +230,7 @@ impl Upstream {
         self.call_over(self.lane(), request, limit).await
     }
 
-    /// The same of a request that the model server must refuse, since it cannot be read.
+    /// The same of a message that does not decode, which the model server must refuse.
     ///
     /// Triton 2.51 ends such a call up to three times over, which HTTP/2 takes for an error of the connection, and all calls on it
     /// end too. So these have a connection of their own, and one that another broke is sent again: the server refuses it before any
@@ -253,7 +256,7 @@ impl Upstream {
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let _under_way = UnderWay::of(&self.business);
+        let _under_way = UnderWay::of(&self.at_work);
         let (head, mut body) = lane.send(request).await?.into_parts();
         if hyper::body::Body::is_end_stream(&body) {
             let trailers = HeaderMap::new();

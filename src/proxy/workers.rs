@@ -6,11 +6,10 @@
 //! the callers' connections. One connection has one thread at most; long work leaves it (`read.rs`).
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
+
+use super::count::{Count, Counted};
 
 /// Threads at most, however many processors there are: each has a connection to the model server of its own.
 const MOST: usize = 8;
@@ -23,18 +22,9 @@ pub struct Workers {
 struct Worker {
     runtime: Handle,
     /// Connections that it serves.
-    seats: Arc<AtomicUsize>,
+    seats: Count,
     /// Ends the thread when dropped; none for a runtime that is not ours.
     _until: Option<oneshot::Sender<()>>,
-}
-
-/// A connection's place on a worker, until dropped.
-pub(super) struct Seat(Arc<AtomicUsize>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Workers {
@@ -55,18 +45,17 @@ impl Workers {
         self.workers.iter().map(|worker| &worker.runtime)
     }
 
-    /// The one with the fewest connections, and a place on it.
-    pub(super) fn seat(&self) -> (&Handle, Seat) {
-        let seats = |worker: &&Worker| worker.seats.load(Ordering::Relaxed);
+    /// The one with the fewest connections, and a connection's place on it, until dropped.
+    pub(super) fn seat(&self) -> (&Handle, Counted) {
+        let seats = |worker: &&Worker| worker.seats.now();
         let worker = self.workers.iter().min_by_key(seats).expect("there is at least one processor");
-        worker.seats.fetch_add(1, Ordering::Relaxed);
-        (&worker.runtime, Seat(Arc::clone(&worker.seats)))
+        (&worker.runtime, worker.seats.one())
     }
 }
 
 impl Worker {
     fn of(runtime: Handle, until: Option<oneshot::Sender<()>>) -> Self {
-        Self { runtime, seats: Arc::default(), _until: until }
+        Self { runtime, seats: Count::default(), _until: until }
     }
 
     fn start(name: &str) -> io::Result<Self> {

@@ -422,6 +422,11 @@ impl Connection {
     pub(crate) fn cut(&self) {
         let _ = self.0.send(End::Cut);
     }
+
+    /// Whether `other` is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
 }
 
 impl Exchange {

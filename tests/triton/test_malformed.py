@@ -378,6 +378,23 @@ def test_messages_that_nobody_can_read_break_no_other_callers_calls(refrain, cli
     assert 13 in refused and refused <= {13, 14}
 
 
+def test_only_what_it_cannot_parse_does_the_server_end_more_than_once(direct):
+    """Refrain sends only that over a connection apart. Triton 2.51 was seen to end it six times."""
+
+    def endings(name):
+        request = request_of(name, photo(0))
+        body = request if isinstance(request, bytes) else request.SerializeToString()
+        with wire.Call(direct.port, SERVICE + "ModelInfer") as call:
+            call.send(wire.message(body), end=True)
+            call.read()
+            return call.read(lambda _: False, seconds=0.1, beyond=True).endings
+
+    readable = [name for name in CASES if name not in OWN_WORDS]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert dict(zip(readable, pool.map(endings, readable), strict=True)) == dict.fromkeys(readable, 1)
+        assert min(pool.map(endings, BROKEN)) > 1
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new_picture", "known_picture"])
 @pytest.mark.parametrize("name", [*CASES, *BROKEN])
 def test_a_malformed_request_is_refused_as_the_server_refuses_it(proxied, direct, asked, name, known):

@@ -25,7 +25,10 @@ def frame(kind, flags, stream, payload=b""):
 
 @dataclasses.dataclass
 class Reply:
-    """What came back, header blocks in order. `frames` names every frame of the stream as it arrived, `at` says when."""
+    """What came back, header blocks in order. `frames` names every frame of the stream as it arrived, `at` says when.
+
+    `endings` counts how often the server ended the stream, those that came after the first included.
+    """
 
     blocks: list = dataclasses.field(default_factory=list)
     data: bytes = b""
@@ -35,6 +38,7 @@ class Reply:
     goaway: int | None = None
     closed: bool = False
     ended: bool = False
+    endings: int = 0
     seconds: float = 0.0
 
     def field(self, name):
@@ -103,10 +107,11 @@ class Call:
     def reset(self, code=8):
         self.socket.sendall(frame(RST_STREAM, 0, 1, struct.pack(">I", code)))
 
-    def read(self, until=lambda reply: reply.ended, seconds=10.0):
-        """Collects until the condition holds, the stream ends, or time is up."""
+    def read(self, until=lambda reply: reply.ended, seconds=10.0, beyond=False):
+        """Collects until the condition holds, the stream ends, or time is up; `beyond` its end only the other two count."""
         deadline = time.monotonic() + seconds
-        while not (self.reply.ended or self.reply.closed or until(self.reply)) and (left := deadline - time.monotonic()) > 0:
+        is_over = lambda reply: reply.closed or reply.ended and not beyond or until(reply)  # noqa: E731
+        while not is_over(self.reply) and (left := deadline - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
                 received = self.socket.recv(65536)
@@ -132,6 +137,8 @@ class Call:
                 self.socket.sendall(frame(PING, ACK, 0, payload))
             elif kind == GOAWAY:
                 self.reply.goaway = int.from_bytes(payload[4:8])
+            if number == 1 and kind in (DATA, HEADERS):
+                self.reply.endings += flags & END_STREAM
             if number == 1 and kind in (DATA, HEADERS, RST_STREAM) and not self.reply.ended:
                 self._note(kind, flags, payload)
 

@@ -12,7 +12,7 @@ use super::results::{self, Reply};
 use super::{model_key, version_asked, version_told};
 use crate::judgment::Image;
 use crate::protocol::answer::AnswerError;
-use crate::protocol::query::{How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told, Work};
+use crate::protocol::query::{Burden, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
 use crate::protocol::scores::Rewrite;
 use crate::protocol::signature::Signature;
 use crate::protocol::tensor::{Datatype, Reading, Unreadable};
@@ -328,14 +328,14 @@ impl<R: Reply + 'static> Query for ExampleQuery<R> {
     }
 
     /// The context is parsed with every row.
-    fn work(&self) -> Work {
-        let mut work = Work::default();
+    fn burden(&self) -> Burden {
+        let mut burden = Burden::default();
         for (row, picture) in self.rows.iter().zip(&self.pictures) {
-            work.add_file(&picture.bytes);
+            burden.add_file(&picture.bytes);
             let features = row.iter().chain(&self.context).filter(|(name, _)| **name != picture.name);
-            work.tensors += features.map(|(_, feature)| feature.bytes()).sum::<usize>();
+            burden.tensors += features.map(|(_, feature)| feature.bytes()).sum::<usize>();
         }
-        work
+        burden
     }
 
     fn decode_bytes(&self) -> usize {

@@ -9,7 +9,7 @@ use super::tensor::{Extent, MOST_FILLED, Tensor};
 use super::{model_key, outputs, scores, version_asked, version_told};
 use crate::judgment::Image;
 use crate::protocol::answer::AnswerError;
-use crate::protocol::query::{How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told, Work};
+use crate::protocol::query::{Burden, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
 use crate::protocol::scores::Rewrite;
 use crate::protocol::signature::{Signature, TensorSpec};
 use crate::protocol::tensor::{self, Datatype, Reading, Unreadable};
@@ -246,20 +246,20 @@ impl Query for PredictQuery {
         &self.version
     }
 
-    fn work(&self) -> Work {
-        let mut work = Work::default();
+    fn burden(&self) -> Burden {
+        let mut burden = Burden::default();
         for (at, input) in self.inputs.iter().enumerate() {
             let elements = input.tensor.text(0, 1);
             if at == self.image {
                 for file in elements {
-                    work.add_file(file);
+                    burden.add_file(file);
                 }
             } else {
-                work.tensors += elements.iter().map(Bytes::len).sum::<usize>();
+                burden.tensors += elements.iter().map(Bytes::len).sum::<usize>();
             }
-            work.tensors += input.tensor.numbers(0, 1).len();
+            burden.tensors += input.tensor.numbers(0, 1).len();
         }
-        work
+        burden
     }
 
     fn decode_bytes(&self) -> usize {

@@ -147,19 +147,19 @@ fn the_request_for_some_rows_holds_those_rows() {
 
 #[test]
 fn work_is_the_elements_however_they_travel_and_nothing_that_makes_none() {
-    let work = |message| read(message).unwrap().work();
-    assert_eq!(work(request(2)), Work { tensors: 24, files: 0, pixels: 0 });
+    let burden = |message| read(message).unwrap().burden();
+    assert_eq!(burden(request(2)), Burden { tensors: 24, files: 0, pixels: 0 });
     let mut typed = request(2);
     typed.inputs[0].contents = Some(pb::InferTensorContents {
         uint_contents: typed.raw_input_contents.remove(0).into_iter().map(u32::from).collect(),
         ..Default::default()
     });
-    assert_eq!(work(typed), work(request(2)));
+    assert_eq!(burden(typed), burden(request(2)));
     let mut dressed = request(2);
     dressed.id = "x".repeat(5000);
     dressed.parameters.insert("x".repeat(5000), pb::InferParameter::default());
     dressed.outputs.push(named("scores"));
-    assert_eq!(work(dressed), work(request(2)));
+    assert_eq!(burden(dressed), burden(request(2)));
 }
 
 /// A large plain picture's file is as long as a small noisy one's.
@@ -188,10 +188,10 @@ fn the_work_of_files_is_their_bytes_and_their_pixels() {
     message.raw_input_contents = vec![files.iter().flat_map(element).collect()];
     let payload = Bytes::from(message.encode_to_vec());
     let how = How { image_input: None, reading: tensor::Reading::default() };
-    let work = InferQuery::read(message, payload, &signature, how).unwrap().work();
+    let burden = InferQuery::read(message, payload, &signature, how).unwrap().burden();
     let pixels = files.iter().map(|file| encoded::image(file, tensor::Reading::default()).unwrap());
     let pixels = pixels.map(|image| image.width() as usize * image.height() as usize).sum();
-    assert_eq!(work, Work { tensors: 0, files: files[0].len() + files[1].len(), pixels });
+    assert_eq!(burden, Burden { tensors: 0, files: files[0].len() + files[1].len(), pixels });
     assert!(pixels > 0);
 }
 

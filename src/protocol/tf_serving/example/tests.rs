@@ -353,15 +353,15 @@ fn validity_covers_everything_but_pixels() {
 #[test]
 fn the_work_of_examples_is_pictures_and_other_values_and_no_names() {
     let row = |name: &str, count| example(vec![("picture", bytes(&[JPEG])), (name, floats(count))]);
-    let work = |payload| read_as(&payload, Some("picture")).unwrap().work();
-    let two = work(classify(vec![row("a", 3), row("a", 3)]));
+    let burden = |payload| read_as(&payload, Some("picture")).unwrap().burden();
+    let two = burden(classify(vec![row("a", 3), row("a", 3)]));
     // Packed as they are written: two bytes before the numbers of a list.
-    assert_eq!(two, Work { tensors: 2 * (2 + 12), files: 2 * JPEG.len(), pixels: 0 });
-    assert_eq!(work(classify(vec![row(&"a".repeat(9000), 3), row("b", 3)])), two);
-    assert_eq!(work(classify(vec![row("a", 3), row("a", 4)])).tensors, two.tensors + 4);
+    assert_eq!(two, Burden { tensors: 2 * (2 + 12), files: 2 * JPEG.len(), pixels: 0 });
+    assert_eq!(burden(classify(vec![row(&"a".repeat(9000), 3), row("b", 3)])), two);
+    assert_eq!(burden(classify(vec![row("a", 3), row("a", 4)])).tensors, two.tensors + 4);
     let context = example(vec![("weights", floats(10))]);
     assert_eq!(
-        work(classify_with(context, vec![row("a", 3), row("a", 3)])).tensors,
+        burden(classify_with(context, vec![row("a", 3), row("a", 3)])).tensors,
         two.tensors + 2 * (2 + 40),
         "with every row"
     );

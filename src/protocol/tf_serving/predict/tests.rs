@@ -512,14 +512,14 @@ proptest! {
 
 #[test]
 fn work_is_what_the_server_makes_of_a_tensor_whichever_way_it_travels() {
-    let whole = read(&three()).unwrap().work();
-    assert_eq!(whole, Work { tensors: 36 + 12, files: 0, pixels: 0 });
+    let whole = read(&three()).unwrap().burden();
+    assert_eq!(whole, Burden { tensors: 36 + 12, files: 0, pixels: 0 });
     // Three numbers stand for 36.
     let mut filled = three();
     filled.inputs.insert("image".into(), typed(DataType::DtUint8, &[3, 2, 2, 3], &[1, 2, 3]));
-    assert_eq!(read(&filled).unwrap().work(), whole);
+    assert_eq!(read(&filled).unwrap().burden(), whole);
     let files: [&[u8]; 2] = [b"GIF89a not much of a picture", b"BM nor this"];
     let pictures = request(vec![("image_bytes", text(&[2], &files))]);
-    let work = read_by(&pictures, &encoded_pictures(), None).unwrap().work();
-    assert_eq!(work, Work { tensors: 0, files: 28 + 11, pixels: 0 });
+    let burden = read_by(&pictures, &encoded_pictures(), None).unwrap().burden();
+    assert_eq!(burden, Burden { tensors: 0, files: 28 + 11, pixels: 0 });
 }
