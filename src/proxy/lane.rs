@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::body::{Body, BoxError};
 use super::connect::Connector;
@@ -163,10 +164,15 @@ async fn keep_up<L: Line>(connector: Arc<Connector>, publish: watch::Sender<Stat
     loop {
         match tokio::time::timeout(CONNECT, L::open(&connector)).await {
             Ok(Ok((line, ended))) => {
-                pause = BACKOFF.0;
                 publish.send_replace(State::Ready(line));
+                let opened = Instant::now();
                 ended.await;
                 publish.send_replace(State::Connecting);
+                // Calls wait for the next one. Only a server that ends connections as soon as they are made is given time.
+                if opened.elapsed() >= BACKOFF.1 {
+                    pause = BACKOFF.0;
+                    continue;
+                }
             }
             Ok(Err(error)) => down(&publish, &error.to_string()),
             Err(_) => down(&publish, "connecting timed out"),
