@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
@@ -22,6 +23,11 @@ use super::connect::Connector;
 use super::count::{Count, Counted};
 use super::lane::{FRAME, HEADERS, KEEP_ALIVE, Line, SEND_BUFFER, Unanswered, WINDOWS};
 use super::listen::BoxedStream;
+
+/// Calls that were given up are remembered, so many and so long: what the upstream still says of one that is forgotten counts as its
+/// error, of which h2 allows a connection 1,024 in all, and callers may give up as many as they like.
+const REMEMBERED_RESETS: usize = 4096;
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// A connection for unary calls.
 #[derive(Clone)]
@@ -62,6 +68,9 @@ impl Line for Unary {
             .max_frame_size(FRAME)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEADERS)
+            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(REMEMBERED_RESETS)
+            .reset_stream_duration(REMEMBERED_FOR)
             .handshake::<_, Bytes>(stream)
             .await?;
         let life = Arc::new(Life::default());
