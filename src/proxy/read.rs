@@ -69,8 +69,10 @@ impl<S: Store> Predictor<S> {
         let arrived = Instant::now();
         let (rpc, limit) = (opening.rpc, opening.live.config.limits.message_bytes);
         let payload = frame.payload(opening.encoding, limit).await?;
-        frame.grow(rpc.decoded_bytes(&payload))?;
-        let decoded = off_the_async_threads(payload.len(), {
+        let decoded_bytes = rpc.decoded_bytes(&payload);
+        frame.grow(decoded_bytes)?;
+        // A small message may be much work: values of one byte each, or hundreds of thousands of empty fields.
+        let decoded = off_the_async_threads(payload.len().max(decoded_bytes), {
             let payload = payload.clone();
             move || (rpc.decode(&payload), frame)
         });
