@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::frame::{Encoding, Frame, Intake};
 use super::listen::Peer;
 use super::live::Live;
+use super::own::OwnLanes;
 use super::status::CallError;
 use super::witness::Noted;
 use crate::config::Config;
@@ -26,6 +27,8 @@ pub(super) struct Opening {
     pub(super) encoding: Encoding,
     pub(super) caller: Caller,
     pub(super) deadline: Option<Instant>,
+    /// Its connection's own way to the model server.
+    pub(super) lanes: Arc<OwnLanes>,
     /// What the operator is told of it.
     pub(super) trace: Option<Arc<Trace>>,
     /// It brings one message after another.
@@ -57,13 +60,14 @@ impl Opening {
         rpc: Rpc,
         head: Parts,
         peer: &Peer,
+        lanes: &Arc<OwnLanes>,
         trace: Option<Arc<Trace>>,
     ) -> Result<Self, CallError> {
         let caller = live.callers.identify(facts(&live.config, &head.headers, peer))?;
         let encoding = Encoding::of(&head.headers).ok_or(CallError::Encoding)?;
         let deadline = deadline_of(&head.headers);
-        let (head, streams) = (Arc::new(head), false);
-        Ok(Self { live, rpc, head, encoding, caller, deadline, trace, streams })
+        let (head, lanes, streams) = (Arc::new(head), Arc::clone(lanes), false);
+        Ok(Self { live, rpc, head, encoding, caller, deadline, lanes, trace, streams })
     }
 
     /// The bounds within which one message is read, out of this caller's budget.
@@ -115,19 +119,26 @@ pub(super) fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
     Instant::now().checked_add(timeout_of(value.to_str().ok()?)?)
 }
 
-/// A time as gRPC writes it: eight digits at most, and a unit.
+/// A time as gRPC's own server reads it, spaces around it and before its unit included; beyond a thousand million of any unit it
+/// is no limit at all, which no clock reaches.
 fn timeout_of(text: &str) -> Option<Duration> {
+    let text = text.trim_matches(' ');
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let amount: u64 = digits.trim().parse().ok().filter(|amount| *amount <= 99_999_999)?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
+    let digits = digits.trim_end_matches(' ');
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount = digits.parse().unwrap_or(u64::MAX);
+    let of = match unit {
+        "H" => Duration::from_hours,
+        "M" => Duration::from_mins,
+        "S" => Duration::from_secs,
+        "m" => Duration::from_millis,
+        "u" => Duration::from_micros,
+        "n" => Duration::from_nanos,
         _ => return None,
-    })
+    };
+    Some(if amount <= 1_000_000_000 { of(amount) } else { Duration::MAX })
 }
 
 #[cfg(test)]
@@ -155,6 +166,10 @@ mod tests {
             ("0S", Duration::ZERO),
             ("00000007S", Duration::from_secs(7)),
             ("99999999m", Duration::from_millis(99_999_999)),
+            ("100000000n", Duration::from_millis(100)),
+            ("1000000000u", Duration::from_secs(1000)),
+            (" 25 m ", Duration::from_millis(25)),
+            ("000000000000000000005S", Duration::from_secs(5)),
         ] {
             assert_eq!(left(&[written]), Some(duration), "{written}");
         }
@@ -163,9 +178,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_no_deadline_sets_none() {
-        for written in
-            ["", "S", "1", "1s", "-1S", "1.5S", "100000000S", "99999999999999999999n", "1SS", "soon"]
-        {
+        for written in [
+            "",
+            " ",
+            "S",
+            " S",
+            "1",
+            "1s",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1 1S",
+            "1000000001n",
+            "99999999999999999999n",
+            "1SS",
+            "soon",
+        ] {
             assert_eq!(left(&[written]), None, "{written:?}");
         }
         assert_eq!(left(&[]), None);

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
 use super::body::{Body, BoxError};
-use super::lane::Lane;
 use super::listen::{BoxedStream, Peer};
+use super::own::OwnLanes;
 use super::passthrough;
 use super::predict::Predictor;
 use super::route::Route;
@@ -67,8 +67,8 @@ pub(super) struct Connection<S, H> {
     predictor: Arc<Predictor<S>>,
     health: H,
     peer: Arc<Peer>,
-    /// The upstream connection for calls that stream through; of this connection alone, opened when first used.
-    own_lane: Arc<OnceLock<Arc<Lane>>>,
+    /// Its own connections to the model server.
+    lanes: Arc<OwnLanes>,
 }
 
 impl<S, H: Clone> Clone for Connection<S, H> {
@@ -77,7 +77,7 @@ impl<S, H: Clone> Clone for Connection<S, H> {
             predictor: Arc::clone(&self.predictor),
             health: self.health.clone(),
             peer: Arc::clone(&self.peer),
-            own_lane: Arc::clone(&self.own_lane),
+            lanes: Arc::clone(&self.lanes),
         }
     }
 }
@@ -88,7 +88,8 @@ where
     H: OwnService,
 {
     pub(super) fn new(predictor: Arc<Predictor<S>>, health: H, peer: Peer) -> Self {
-        Self { predictor, health, peer: Arc::new(peer), own_lane: Arc::default() }
+        let lanes = Arc::new(predictor.upstream.own_lanes());
+        Self { predictor, health, peer: Arc::new(peer), lanes }
     }
 
     /// Serves the connection until it ends, or until `stop` turns true and its calls have ended.
@@ -97,21 +98,17 @@ where
         serve_http2(stream, streams, self, stop).await;
     }
 
-    fn own_lane(&self) -> &Arc<Lane> {
-        self.own_lane.get_or_init(|| Arc::new(self.predictor.upstream.own_lane()))
-    }
-
     async fn dispatch(self, mut request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         let is_call = request.method() == Method::POST;
         let route = if is_call { self.predictor.live.load().routes.of(path) } else { Route::Unknown };
         match route {
-            Route::Predict(rpc) => self.predictor.predict(rpc, request, &self.peer).await,
-            Route::Stream => stream::serve(&self.predictor, request, &self.peer, self.own_lane()).await,
+            Route::Predict(rpc) => self.predictor.predict(rpc, request, &self.peer, &self.lanes).await,
+            Route::Stream => stream::serve(&self.predictor, request, &self.peer, &self.lanes).await,
             Route::Pass => {
                 let mut witness = self.witness(&request);
                 witness.passes_on(self.predictor.upstream.address(), request.headers_mut());
-                match passthrough::relay(self.own_lane(), request).await {
+                match passthrough::relay(self.lanes.streams(), request).await {
                     Ok(response) => witness.see_off(response),
                     Err(error) => self.predictor.refuse(error.into(), witness),
                 }

@@ -21,6 +21,7 @@ use super::frame::{self, Frame};
 use super::headers::{are_plain, headers_key};
 use super::live::Live;
 use super::models::Model;
+use super::own::OwnLanes;
 use super::predict::Predictor;
 use super::read::Asked;
 use super::status::CallError;
@@ -185,7 +186,12 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         refusal: CallError,
     ) -> Result<Reply, CallError> {
-        self.refused(call, Forward { apart: true, ..Forward::new(call, None) }, refusal).await
+        self.refused(
+            call,
+            Forward { way: Way::Apart(Arc::clone(&call.lanes)), ..Forward::new(call, None) },
+            refusal,
+        )
+        .await
     }
 
     async fn refused(
@@ -216,10 +222,10 @@ impl<S: Store> Predictor<S> {
         let headers = &mut forward.head.headers;
         let asking = Asking::begin(&self.telemetry, trace, forward.method, address, headers);
         let began = Instant::now();
-        let reply = if forward.apart {
-            self.upstream.call_apart(forward.request(), limit).await
-        } else {
-            self.upstream.call(forward.request(), limit).await
+        let reply = match &forward.way {
+            Way::Shared => self.upstream.call(forward.request(), limit).await,
+            Way::Own(lanes) => self.upstream.call_over(lanes.odd(), forward.request(), limit).await,
+            Way::Apart(lanes) => self.upstream.call_apart(lanes.odd(), forward.request(), limit).await,
         };
         forward.noted.spent_elsewhere(began.elapsed());
         asking.end(match &reply {
@@ -266,8 +272,17 @@ struct Forward {
     /// The method, as `package.Service/Method`.
     method: &'static str,
     noted: Noted,
-    /// Its message does not decode: it must not share a connection with those that do.
-    apart: bool,
+    way: Way,
+}
+
+/// By which connection a request goes.
+enum Way {
+    /// By one that all callers share.
+    Shared,
+    /// By its caller's own: its headers are such as a server may refuse.
+    Own(Arc<OwnLanes>),
+    /// By the same, and again if another breaks it: its message does not decode.
+    Apart(Arc<OwnLanes>),
 }
 
 impl Forward {
@@ -288,8 +303,9 @@ impl Forward {
         if call.deadline.is_some() {
             head.headers.remove("grpc-timeout");
         }
+        let way = if are_plain(&head.headers) { Way::Shared } else { Way::Own(Arc::clone(&call.lanes)) };
         let method = call.rpc.path().trim_start_matches('/');
-        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone(), apart: false }
+        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone(), way }
     }
 
     /// The same call with `frame` in place of what it was to ask.

@@ -63,6 +63,7 @@ mod forward;
 mod upstream;
 mod unary;
 mod lane;
+mod own;
 mod connect;
 mod template;
 mod count;

@@ -20,6 +20,7 @@ use super::jobs::job;
 use super::listen::Peer;
 use super::live::Live;
 use super::models::{Model, Treatment, Unknown};
+use super::own::OwnLanes;
 use super::read::{Arrival, Asked, Opened};
 use super::readiness::Readiness;
 use super::release::{Occasion, Origin, Times};
@@ -64,13 +65,14 @@ impl<S: Store> Predictor<S> {
         rpc: Rpc,
         request: Request<Incoming>,
         peer: &Peer,
+        lanes: &Arc<OwnLanes>,
     ) -> Response<Body> {
         let (head, body) = request.into_parts();
         let live = self.live.load_full();
         let witness =
             Witness::of(&self.telemetry, rpc.path(), head.uri.authority(), &head.headers, peer, &live);
         let answered = async {
-            let opening = Opening::new(live, rpc, head, peer, witness.trace())?;
+            let opening = Opening::new(live, rpc, head, peer, lanes, witness.trace())?;
             let answer = self.answer_one(&opening, body);
             match opening.deadline {
                 None => answer.await,

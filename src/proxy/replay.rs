@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::forward::{Fresh, Rows, answer_of, inputs_key};
 use super::frame;
-use super::headers::{are_plain, headers_key};
+use super::headers::are_let_through;
 use super::predict::Predictor;
 use super::quota::Permit;
 use super::read::Asked;
@@ -129,7 +129,7 @@ impl<S: Store> Predictor<S> {
         let tried = |row: &usize| indifferent || model.has_accepted(&[inputs_key(other_inputs[*row])]);
         let is_accepted = query.is_accepted_by(&model.signature) && follows.iter().all(|(row, _)| tried(row))
             || model.has_accepted(&query.validity(&self.key));
-        is_accepted && (are_plain(headers) || model.has_accepted(&[headers_key(headers, &self.key)]))
+        is_accepted && are_let_through(headers, &self.key, |key| model.has_accepted(&[key]))
     }
 
     /// The answer that `row` was promised; if its leader failed, the row is judged again, and forwarded if it is the first to be.

@@ -31,6 +31,7 @@ use super::frame::{self, Frame, FrameError, Intake, Messages};
 use super::lane::Lane;
 use super::listen::Peer;
 use super::models::{Model, Unknown};
+use super::own::OwnLanes;
 use super::predict::Predictor;
 use super::read::{Arrival, Opened};
 use super::status::{CallError, code_of, status};
@@ -57,12 +58,12 @@ pub(super) async fn serve<S: Store>(
     predictor: &Arc<Predictor<S>>,
     request: Request<Incoming>,
     peer: &Peer,
-    lane: &Arc<Lane>,
+    lanes: &Arc<OwnLanes>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
     let live = predictor.live.load_full();
     let witness = Witness::of(&predictor.telemetry, STREAM, head.uri.authority(), &head.headers, peer, &live);
-    let opening = match Opening::new(live, Rpc::Infer, head, peer, witness.trace()) {
+    let opening = match Opening::new(live, Rpc::Infer, head, peer, lanes, witness.trace()) {
         Ok(opening) => Opening { streams: true, ..opening },
         Err(error) => return predictor.refuse(error, witness),
     };
@@ -79,7 +80,7 @@ pub(super) async fn serve<S: Store>(
         predictor: Arc::clone(predictor),
         grpc_errors: opening.head.headers.get(GRPC_ERRORS).is_some_and(|value| value == "true"),
         opening,
-        lane: Arc::clone(lane),
+        lane: Arc::clone(lanes.streams()),
         out,
         answers: FuturesOrdered::new(),
         unsent: VecDeque::new(),

@@ -1,7 +1,7 @@
 //! The model server behind us: connections that keep themselves up, and one call over them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,8 @@ use super::body::{self, Body};
 use super::connect::Connector;
 use super::count::{Count, Counted};
 use super::frame;
-use super::lane::{CONNECT, Lane, Line};
+use super::lane::{CONNECT, Lane};
+use super::own::OwnLanes;
 use super::template::Template;
 use super::unary::Unary;
 
@@ -46,8 +47,6 @@ pub(super) enum UpstreamError {
 pub(super) struct Upstream {
     connector: Arc<Connector>,
     shared: Vec<Shared>,
-    /// For messages that do not decode: what becomes of their connection is no other call's concern. Most servers never see one.
-    apart: OnceLock<Lane<Unary>>,
     /// What its OK replies look like around their message.
     pub(super) template: Template,
     /// The upstream is known to have the streaming call.
@@ -196,7 +195,6 @@ impl Upstream {
         Self {
             connector,
             shared,
-            apart: OnceLock::new(),
             template: Template::default(),
             streams: AtomicBool::new(false),
             at_work: AtWork { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
@@ -208,10 +206,9 @@ impl Upstream {
         self.connector.address()
     }
 
-    /// A lane beside the shared ones, on the runtime that this is called on, for calls whose trouble is to stay their own: those of
-    /// a downstream connection that may stop reading, say.
-    pub(super) fn own_lane<L: Line>(&self) -> Lane<L> {
-        Lane::open(&Handle::current(), Arc::clone(&self.connector))
+    /// Lanes beside the shared ones, for one downstream connection alone.
+    pub(super) fn own_lanes(&self) -> OwnLanes {
+        OwnLanes::to(Arc::clone(&self.connector))
     }
 
     /// Calls that wait for their reply at the moment, and the time since the last one ended.
@@ -232,25 +229,26 @@ impl Upstream {
 
     /// The same of a message that does not decode, which the model server must refuse.
     ///
-    /// Triton 2.51 ends such a call up to three times over, which HTTP/2 takes for an error of the connection, and all calls on it
-    /// end too. So these have a connection of their own, and one that another broke is sent again: the server refuses it before any
+    /// Triton 2.51 ends such a call up to six times over, which HTTP/2 takes for an error of the connection, and all calls on it
+    /// end too. So it goes over its caller's own `lane`, and one that another broke is sent again: the server refuses it before any
     /// model is asked. Should it accept the request after all, it may compute an answer each time, and all of them are dropped.
     pub(super) async fn call_apart(
         &self,
+        lane: &Lane<Unary>,
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let apart = self.apart.get_or_init(|| self.own_lane());
         for _ in 1..ATTEMPTS_APART {
-            match self.call_over(apart, request.clone(), limit).await {
+            match self.call_over(lane, request.clone(), limit).await {
                 Err(UpstreamError::Broken(error)) => tracing::debug!(%error, "sent again"),
                 done => return done,
             }
         }
-        self.call_over(apart, request, limit).await
+        self.call_over(lane, request, limit).await
     }
 
-    async fn call_over(
+    /// The same over `lane`.
+    pub(super) async fn call_over(
         &self,
         lane: &Lane<Unary>,
         request: Request<Option<Bytes>>,
@@ -258,34 +256,27 @@ impl Upstream {
     ) -> Result<Reply, UpstreamError> {
         let _under_way = UnderWay::of(&self.at_work);
         let (head, mut body) = lane.send(request).await?.into_parts();
+        let reply = |frame, trailers| Reply {
+            headers: head.headers,
+            frame,
+            trailers,
+            status: head.status,
+            of_model: false,
+        };
         if hyper::body::Body::is_end_stream(&body) {
-            let trailers = HeaderMap::new();
-            return Ok(Reply {
-                headers: head.headers,
-                frame: None,
-                trailers,
-                status: head.status,
-                of_model: false,
-            });
+            return Ok(reply(None, HeaderMap::new()));
         }
         match frame::read_reply(&mut body, limit).await {
             Ok(mut frame) => {
                 let trailers = frame.trailers.take().unwrap_or_default();
-                Ok(Reply {
-                    headers: head.headers,
-                    frame: Some(frame),
-                    trailers,
-                    status: head.status,
-                    of_model: false,
-                })
+                match trailers.get("grpc-status") {
+                    Some(status) if status == "0" => Ok(reply(Some(frame), trailers)),
+                    // A message beside an error is no answer, and must not become one.
+                    Some(_) => Ok(reply(None, trailers)),
+                    None => Err(UpstreamError::Reply("it has a message and no grpc-status".into())),
+                }
             }
-            Err(frame::FrameError::Nothing(trailers)) => Ok(Reply {
-                headers: head.headers,
-                frame: None,
-                trailers,
-                status: head.status,
-                of_model: false,
-            }),
+            Err(frame::FrameError::Nothing(trailers)) => Ok(reply(None, trailers)),
             Err(frame::FrameError::Broken(error)) => Err(UpstreamError::Broken(error.to_string().into())),
             Err(error) => Err(UpstreamError::Reply(error.to_string().into())),
         }
