@@ -16,6 +16,7 @@ use super::tensorflow::serving::{ModelSpec, model_spec::VersionChoice};
 
 pub mod example;
 mod features;
+mod nested;
 mod outputs;
 pub mod predict;
 mod results;

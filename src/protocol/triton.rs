@@ -17,7 +17,8 @@ use super::query::{Burden, Family, How, MOST_ROWS, ModelKey, Query, Refusal, Req
 use super::scores::Rewrite;
 use super::signature::{Batching, Signature, canonical_version};
 use super::tensor::{self, Datatype, Unreadable};
-use super::{digest, encoded, pb, wire};
+use super::wire::{self, Nested};
+use super::{digest, encoded, pb};
 use crate::judgment::Image;
 use inputs::{Input, Shape, no_overflow, no_shared_memory, typed};
 use outputs::{Outputs, no_classes_of_text};
@@ -35,12 +36,22 @@ const OUTPUTS: u32 = 6;
 /// A decoded `ModelInferRequest`.
 pub struct Infer(pb::ModelInferRequest);
 
+/// The messages in a request.
+static NESTED: Nested = {
+    static LEAF: Nested = Nested(&[]);
+    static PARAMETERS: Nested = Nested(&[(2, &LEAF)]);
+    static INPUT: Nested = Nested(&[(4, &PARAMETERS), (5, &LEAF)]);
+    static OUTPUT: Nested = Nested(&[(2, &PARAMETERS)]);
+    Nested(&[(4, &PARAMETERS), (5, &INPUT), (OUTPUTS, &OUTPUT)])
+};
+
 /// Decodes a request; anything that protobuf refuses is refused as the server would.
 pub fn decode(payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
-    let message = pb::ModelInferRequest::decode(payload.clone());
+    let message = pb::ModelInferRequest::decode(payload.clone()).ok();
     message
+        .filter(|_| wire::is_read_by_all(payload, &NESTED))
         .map(|message| Box::new(Infer(message)) as Box<dyn Request>)
-        .map_err(|_| Refusal::Malformed("Unable to parse request".into()))
+        .ok_or_else(|| Refusal::Malformed("Unable to parse request".into()))
 }
 
 impl Request for Infer {

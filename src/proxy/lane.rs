@@ -123,6 +123,14 @@ impl<L: Line> Lane<L> {
         }
     }
 
+    /// Why there is no connection, where the last attempt failed.
+    pub(super) fn down(&self) -> Option<UpstreamError> {
+        match &*self.state.borrow() {
+            State::Down(why) => Some(UpstreamError::Down(Arc::clone(why))),
+            State::Connecting | State::Ready(_) => None,
+        }
+    }
+
     /// The present connection, waited for while the first attempt to connect is under way.
     async fn line(&self) -> Result<L, UpstreamError> {
         if let State::Ready(line) = &*self.state.borrow() {

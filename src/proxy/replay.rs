@@ -18,13 +18,18 @@ use super::quota::Permit;
 use super::read::Asked;
 use super::release::{Occasion, Origin};
 use super::status::CallError;
-use super::upstream::Reply;
+use super::upstream::{Reply, UpstreamError};
 use crate::judgment::Likeness;
 use crate::protocol::answer::AnswerError;
 use crate::session::{Answer, Claim, Follow, Lead, Store};
 
 /// How a call ends that has no answers to give: with the model server's own refusal, or with ours.
 type Failed = Result<Reply, CallError>;
+
+/// Whether a call failed since the model server cannot be reached.
+fn is_away(failed: &Failed) -> bool {
+    matches!(failed, Err(CallError::Upstream(UpstreamError::Down(_) | UpstreamError::Broken(_))))
+}
 
 impl<S: Store> Predictor<S> {
     /// A call of which some row was ruled a replay: the model is asked for the others, the replayed ones get what they were
@@ -49,7 +54,7 @@ impl<S: Store> Predictor<S> {
         let beside = match self.ask_beside(call, asked, occasion, leads, &others, (shadowed, valid)).await {
             Ok(beside) => beside,
             Err(failed) => {
-                let is_told = shadowed && !valid;
+                let is_told = shadowed && !valid || is_away(&failed);
                 self.leave(call, occasion, is_told.then_some(Origin::Odd), None).await;
                 return failed;
             }
@@ -94,7 +99,8 @@ impl<S: Store> Predictor<S> {
     ) -> Result<Beside, Failed> {
         let all_replayed = others.is_empty();
         if all_replayed && !shadowed {
-            return Ok(Beside::default());
+            // A new picture's call would fail at once, so a replay does too.
+            return self.upstream.down().map_or(Ok(Beside::default()), |error| Err(Err(error.into())));
         }
         let rows = match (shadowed, valid && !all_replayed) {
             (false, _) => Rows::These(others.to_vec()),
@@ -116,8 +122,12 @@ impl<S: Store> Predictor<S> {
             Ok(fresh) => Ok(fresh.reply),
             Err(error) => Err(error),
         };
-        // As above.
-        if shadowed && all_replayed && valid { Ok(Beside::default()) } else { Err(failed) }
+        // As above; but a model server that cannot be reached says nothing of the picture.
+        if shadowed && all_replayed && valid && !is_away(&failed) {
+            Ok(Beside::default())
+        } else {
+            Err(failed)
+        }
     }
 
     /// The answers that the replayed rows were promised, waited for; `fresh` is what the model said of any of them in vain.

@@ -201,6 +201,11 @@ impl Upstream {
         }
     }
 
+    /// Why a call made now would find no connection; none while there is one, or one is about to be.
+    pub(super) fn down(&self) -> Option<UpstreamError> {
+        self.lane().down()
+    }
+
     /// Where it is: `host:port`, or a socket's path.
     pub(super) fn address(&self) -> &str {
         self.connector.address()

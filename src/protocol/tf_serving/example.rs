@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::features::{self, Feature, Features};
+use super::nested;
 use super::results::{self, Reply};
 use super::{model_key, version_asked, version_told};
 use crate::judgment::Image;
@@ -21,7 +22,8 @@ use crate::protocol::tensorflow::serving::{
     SerializedExampleList, SerializedExampleListWithContext, SerializedInput, SerializedRequest,
     SerializedTasks, serialized_input::Kind,
 };
-use crate::protocol::{digest, encoded, wire};
+use crate::protocol::wire::{self, Nested};
+use crate::protocol::{digest, encoded};
 
 /// The number of `input` in a request.
 const INPUT: u32 = 2;
@@ -61,7 +63,7 @@ pub fn decode_regress(payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
 
 /// Decodes a `MultiInferenceRequest`. The server answers all tasks by the version that the first asks.
 pub fn decode_multi_inference(payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
-    let message = SerializedTasks::decode(payload.clone()).map_err(|_| unparsed())?;
+    let message: SerializedTasks = message(payload, &nested::MULTI_INFERENCE)?;
     let mut names = message.tasks.iter().map(|task| model_key(task.model_spec.as_ref()).name);
     if let Some(first) = names.next()
         && names.any(|name| name != first)
@@ -74,14 +76,14 @@ pub fn decode_multi_inference(payload: &Bytes) -> Result<Box<dyn Request>, Refus
 }
 
 fn decode<R: Reply + 'static>(payload: &Bytes, method: &str) -> Result<Box<dyn Request>, Refusal> {
-    let SerializedRequest { model_spec, input } =
-        SerializedRequest::decode(payload.clone()).map_err(|_| unparsed())?;
+    let SerializedRequest { model_spec, input } = message(payload, &nested::EXAMPLES)?;
     let task = InferenceTask { model_spec, method_name: method.to_owned() };
     Ok(Box::new(Examples::<R>::of(vec![task], input)))
 }
 
-fn unparsed() -> Refusal {
-    Refusal::Malformed("Unable to parse request".into())
+fn message<M: Message + Default>(payload: &Bytes, nested: &Nested) -> Result<M, Refusal> {
+    let message = M::decode(payload.clone()).ok().filter(|_| wire::is_read_by_all(payload, nested));
+    message.ok_or_else(|| Refusal::Malformed("Unable to parse request".into()))
 }
 
 impl<R> Examples<R> {

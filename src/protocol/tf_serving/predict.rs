@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use super::tensor::{Extent, MOST_FILLED, Tensor};
-use super::{model_key, outputs, scores, version_asked, version_told};
+use super::{model_key, nested, outputs, scores, version_asked, version_told};
 use crate::judgment::Image;
 use crate::protocol::answer::AnswerError;
 use crate::protocol::query::{Burden, How, MOST_ROWS, ModelKey, Query, Refusal, Request, Told};
@@ -29,8 +29,8 @@ struct Predict(PredictRequest);
 /// Decodes a request; anything that protobuf refuses is refused as the server would.
 pub fn decode(payload: &Bytes) -> Result<Box<dyn Request>, Refusal> {
     match PredictRequest::decode(payload.clone()) {
-        Ok(message) => Ok(Box::new(Predict(message))),
-        Err(_) => Err(Refusal::Malformed("Unable to parse request".into())),
+        Ok(message) if wire::is_read_by_all(payload, &nested::PREDICT) => Ok(Box::new(Predict(message))),
+        Ok(_) | Err(_) => Err(Refusal::Malformed("Unable to parse request".into())),
     }
 }
 
