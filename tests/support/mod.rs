@@ -8,6 +8,7 @@
 //! collector.rs an OTLP collector that behaves as badly as a test wants
 //! client.rs    HTTP/2 without a gRPC library, so that a test sees every header and frame
 //! kserve.rs    questions to the fake's model `clf`, and what its answers say
+//! tensorflow.rs the same over TensorFlow Serving's calls
 //! pictures.rs  drawn pictures: by seed, and near-copies of them
 //! pacing.rs    a pacer that holds until it is told
 //! ```
@@ -32,6 +33,7 @@ pub(crate) mod collector;
 pub(crate) mod kserve;
 pub(crate) mod pacing;
 pub(crate) mod pictures;
+pub(crate) mod tensorflow;
 pub(crate) mod upstream;
 
 pub(crate) use client::Client;

@@ -83,6 +83,7 @@ pub(super) fn of_tasks(reply: &mut MultiInferenceResponse, by: Rewrite<'_>) {
 mod tests {
     use super::*;
     use crate::protocol::tensorflow::DataType;
+    use crate::protocol::tensorflow::serving::{Class, Classifications, InferenceResult, Regression};
     use crate::protocol::tf_serving::testing::{raw, tensor};
 
     fn halved(_: &str, scores: &mut [f64]) {
@@ -114,5 +115,74 @@ mod tests {
         assert_eq!(predicted(typed).half_val, [bits(1.5), bits(0.5)]);
         let integers = TensorProto { int64_val: vec![4, 2], ..tensor(DataType::DtInt64, &[1, 2]) };
         assert_eq!(predicted(integers).int64_val, [4, 2]);
+    }
+
+    #[test]
+    fn numbers_of_bfloat16_are_rewritten_as_such() {
+        let bits = |score: f32| bf16::from_f32(score).to_bits();
+        assert_ne!(bits(3.0), f16::from_f32(3.0).to_bits());
+        let [before, after] = [[3.0, 1.0], [1.5, 0.5]].map(|scores| scores.map(bits));
+        let half_val = before.map(i32::from).to_vec();
+        let typed = TensorProto { half_val, ..tensor(DataType::DtBfloat16, &[1, 2]) };
+        assert_eq!(predicted(typed).half_val, after.map(i32::from));
+        let bytes = |scores: [u16; 2]| scores.map(u16::to_le_bytes).concat();
+        let content = raw(DataType::DtBfloat16, &[1, 2], &bytes(before));
+        assert_eq!(predicted(content).tensor_content, bytes(after));
+    }
+
+    fn classified(rows: &[[f32; 2]]) -> ClassificationResult {
+        let class = |label: &str, score| Class { label: label.into(), score };
+        let row =
+            |[cat, dog]: &[f32; 2]| Classifications { classes: vec![class("cat", *cat), class("dog", *dog)] };
+        ClassificationResult { classifications: rows.iter().map(row).collect() }
+    }
+
+    fn regressed(values: &[f32]) -> RegressionResult {
+        RegressionResult { regressions: values.iter().map(|&value| Regression { value }).collect() }
+    }
+
+    /// What was asked to be rewritten, each output by its name.
+    fn halving(asked: &mut Vec<(String, Vec<f64>)>) -> impl FnMut(&str, &mut [f64]) {
+        |name, scores| {
+            asked.push((name.to_owned(), scores.to_vec()));
+            for score in scores {
+                *score /= 2.0;
+            }
+        }
+    }
+
+    #[test]
+    fn a_rows_classes_are_rewritten_together_and_keep_their_labels() {
+        let mut result = classified(&[[3.0, 1.0], [0.5, 0.25]]);
+        result.classifications.insert(1, Classifications::default());
+        let mut asked = Vec::new();
+        of_classes(&mut result, &mut halving(&mut asked));
+        let mut expected = classified(&[[1.5, 0.5], [0.25, 0.125]]);
+        expected.classifications.insert(1, Classifications::default());
+        assert_eq!(result, expected);
+        let classes = |scores: [f64; 2]| ("classes".to_owned(), scores.to_vec());
+        assert_eq!(asked, [classes([3.0, 1.0]), classes([0.5, 0.25])]);
+    }
+
+    #[test]
+    fn a_rows_value_is_rewritten_alone() {
+        let (mut result, mut asked) = (regressed(&[3.0, 0.5]), Vec::new());
+        of_values(&mut result, &mut halving(&mut asked));
+        assert_eq!(result, regressed(&[1.5, 0.25]));
+        assert_eq!(asked, [3.0, 0.5].map(|value| ("value".to_owned(), vec![value])));
+    }
+
+    #[test]
+    fn every_task_is_rewritten_as_what_it_is() {
+        use inference_result::Result::{ClassificationResult as Classes, RegressionResult as Values};
+        let reply = |classes, values| MultiInferenceResponse {
+            results: [Some(Classes(classes)), None, Some(Values(values))]
+                .map(|result| InferenceResult { result, ..InferenceResult::default() })
+                .to_vec(),
+        };
+        let (mut result, mut asked) = (reply(classified(&[[3.0, 1.0]]), regressed(&[5.0])), Vec::new());
+        of_tasks(&mut result, &mut halving(&mut asked));
+        assert_eq!(result, reply(classified(&[[1.5, 0.5]]), regressed(&[2.5])));
+        assert_eq!(asked.len(), 2);
     }
 }
