@@ -23,8 +23,12 @@ use crate::judgment::Likeness;
 use crate::protocol::answer::AnswerError;
 use crate::session::{Answer, Claim, Follow, Lead, Store};
 
+/// How a call ends that has no answers to give: with the model server's own refusal, or with ours.
+type Failed = Result<Reply, CallError>;
+
 impl<S: Store> Predictor<S> {
-    /// A call of which some row was ruled a replay.
+    /// A call of which some row was ruled a replay: the model is asked for the others, the replayed ones get what they were
+    /// promised, and the reply leaves when a reply of the model's would have left.
     pub(super) async fn replay(
         self: &Arc<Self>,
         call: &Call,
@@ -34,90 +38,117 @@ impl<S: Store> Predictor<S> {
         mut follows: Vec<(usize, Follow)>,
         (cover, valid): (Cover, bool),
     ) -> Result<Reply, CallError> {
-        let query = &asked.query;
         let shadowed = matches!(cover, Cover::Shadow(_));
         if shadowed {
             self.telemetry.metrics.shadowed();
         }
-
-        let mut answers: Vec<Option<Given>> = Vec::new();
-        answers.resize_with(query.rows(), || None);
-        let mut dropped = Vec::new();
-        // Every row that is not replayed: those that were claimed, and those that nobody could read.
+        // Those that were claimed, and those that nobody could read.
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
-        let forwarded: Vec<usize> = (0..query.rows()).filter(|row| !is_replayed(row)).collect();
-        let all_replayed = forwarded.is_empty();
-        // How the reply came about where the model answered every row: then it leaves at once, in the model's own time.
-        let mut origin = None;
-        if shadowed || !all_replayed {
-            let rows = match (shadowed, valid && !all_replayed) {
-                (false, _) => Rows::These(forwarded.clone()),
-                // Who asks in a form that is known to be accepted is not told how the model took a picture whose row is
-                // replayed, not even by an error: had he been held, nobody would have asked it.
-                (true, true) => Rows::AllOr(forwarded.clone()),
-                (true, false) => Rows::All,
-            };
-            let fresh = self.forward(call, asked, rows, leads);
-            let fresh = if shadowed { self.asking(call, occasion, fresh).await } else { fresh.await };
-            let failed = match fresh {
-                Ok(Fresh { told: Some(_), rows: Some(rows), .. }) => {
-                    let all = rows.len() == query.rows();
-                    origin = all.then_some(Origin::Shadowed { whole: all_replayed });
-                    for row in forwarded {
-                        answers[row] = answer_of(&rows, row).cloned().map(Given::fresh);
-                    }
-                    dropped = rows;
-                    None
-                }
-                // An OK reply that cannot be taken apart holds fresh answers of rows that were ruled replays, or lacks them.
-                Ok(Fresh { told: Some(_), .. }) => Some(Err(AnswerError::Differ("rows").into())),
-                Ok(fresh) => Some(Ok(fresh.reply)),
-                Err(error) => Some(Err(error)),
-            };
-            // As above.
-            let failed = failed.filter(|_| !(shadowed && all_replayed && valid));
-            if let Some(failed) = failed {
-                if shadowed && !valid {
-                    self.let_go(call, occasion, Origin::Odd).await;
-                } else {
-                    self.hold(call, occasion, None).await;
-                }
+        let others: Vec<usize> = (0..asked.query.rows()).filter(|row| !is_replayed(row)).collect();
+
+        let beside = match self.ask_beside(call, asked, occasion, leads, &others, (shadowed, valid)).await {
+            Ok(beside) => beside,
+            Err(failed) => {
+                let is_told = shadowed && !valid;
+                self.leave(call, occasion, is_told.then_some(Origin::Odd), None).await;
                 return failed;
             }
-        }
+        };
+        let followed = match self.follow_all(call, asked, &mut follows, &beside.fresh).await {
+            Ok(followed) => followed,
+            Err(failed) => {
+                self.leave(call, occasion, None, None).await;
+                return failed;
+            }
+        };
 
-        let (mut anchor_took, mut from_memory) = (Duration::ZERO, true);
-        for (row, follow) in &mut follows {
-            if follow.ready().is_none() {
-                // Who waits for another call takes longer than the model took for this one.
-                origin = origin.map(|_| Origin::Odd);
-            }
-            let given = match self.followed(call, asked, *row, follow).await {
-                Ok(given) => given,
-                Err(failed) => {
-                    self.hold(call, occasion, None).await;
-                    return failed;
-                }
-            };
-            if let Some(fresh) = answer_of(&dropped, *row) {
-                learn_scores(asked, *row, fresh, &given);
-            }
-            from_memory &= given.of.is_some();
-            anchor_took = anchor_took.max(given.answer.took);
-            answers[*row] = Some(given);
+        // Who waits for another call takes longer than the model took for this one.
+        let origin = beside.origin.map(|origin| if followed.waited { Origin::Odd } else { origin });
+        let took = followed.took.filter(|_| others.is_empty());
+        if let Some(saved) = took.filter(|_| !shadowed) {
+            call.noted.set("refrain.upstream.saved_time", saved);
+        }
+        let mut answers: Vec<Option<Given>> = Vec::new();
+        answers.resize_with(asked.query.rows(), || None);
+        for row in others {
+            answers[row] = answer_of(&beside.fresh, row).cloned().map(Given::fresh);
+        }
+        for (row, given) in followed.given {
+            answers[row] = Some(given);
         }
         // Answers that make no reply leave when a reply would have left.
         let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
-        if let Some(origin) = origin {
-            self.let_go(call, occasion, origin).await;
-        } else {
-            let from_memory = from_memory && all_replayed;
-            if from_memory && !shadowed {
-                call.noted.set("refrain.upstream.saved_time", anchor_took);
-            }
-            self.hold(call, occasion, from_memory.then_some(anchor_took)).await;
-        }
+        self.leave(call, occasion, origin, took).await;
         Ok(reply?)
+    }
+
+    /// What the model says besides the replays: of the `others`, and under a shadow of every row.
+    async fn ask_beside(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        occasion: &Occasion,
+        leads: Vec<(usize, Lead)>,
+        others: &[usize],
+        (shadowed, valid): (bool, bool),
+    ) -> Result<Beside, Failed> {
+        let all_replayed = others.is_empty();
+        if all_replayed && !shadowed {
+            return Ok(Beside::default());
+        }
+        let rows = match (shadowed, valid && !all_replayed) {
+            (false, _) => Rows::These(others.to_vec()),
+            // Who asks in a form that is known to be accepted is not told how the model took a picture whose row is
+            // replayed, not even by an error: had he been held, nobody would have asked it.
+            (true, true) => Rows::AllOr(others.to_vec()),
+            (true, false) => Rows::All,
+        };
+        let fresh = self.forward(call, asked, rows, leads);
+        let fresh = if shadowed { self.asking(call, occasion, fresh).await } else { fresh.await };
+        let failed = match fresh {
+            Ok(Fresh { told: Some(_), rows: Some(fresh), .. }) => {
+                let is_whole = fresh.len() == asked.query.rows();
+                let origin = is_whole.then_some(Origin::Shadowed { whole: all_replayed });
+                return Ok(Beside { fresh, origin });
+            }
+            // An OK reply that cannot be taken apart holds fresh answers of rows that were ruled replays, or lacks them.
+            Ok(Fresh { told: Some(_), .. }) => Err(AnswerError::Differ("rows").into()),
+            Ok(fresh) => Ok(fresh.reply),
+            Err(error) => Err(error),
+        };
+        // As above.
+        if shadowed && all_replayed && valid { Ok(Beside::default()) } else { Err(failed) }
+    }
+
+    /// The answers that the replayed rows were promised, waited for; `fresh` is what the model said of any of them in vain.
+    async fn follow_all(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        follows: &mut [(usize, Follow)],
+        fresh: &[(usize, Answer)],
+    ) -> Result<Followed, Failed> {
+        let mut followed = Followed { given: Vec::new(), waited: false, took: Some(Duration::ZERO) };
+        for (row, follow) in follows {
+            followed.waited |= follow.ready().is_none();
+            let given = self.followed(call, asked, *row, follow).await?;
+            if let Some(fresh) = answer_of(fresh, *row) {
+                learn_scores(asked, *row, fresh, &given);
+            }
+            let from_memory = followed.took.filter(|_| given.of.is_some());
+            followed.took = from_memory.map(|took| took.max(given.answer.took));
+            followed.given.push((*row, given));
+        }
+        Ok(followed)
+    }
+
+    /// Waits until the reply may leave: at once where it came about by asking the model (`origin`), else when its time is up, for
+    /// which it counts what its anchors `took` where all of it is from memory.
+    async fn leave(&self, call: &Call, occasion: &Occasion, origin: Option<Origin>, took: Option<Duration>) {
+        match origin {
+            Some(origin) => self.let_go(call, occasion, origin).await,
+            None => self.hold(call, occasion, took).await,
+        }
     }
 
     /// Whether the upstream is known to accept this request, were its replayed rows other pictures: a hit must not succeed
@@ -139,7 +170,7 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         row: usize,
         follow: &mut Follow,
-    ) -> Result<Given, Result<Reply, CallError>> {
+    ) -> Result<Given, Failed> {
         loop {
             let waits = Instant::now();
             let answer = follow.answer().await;
@@ -165,6 +196,24 @@ impl<S: Store> Predictor<S> {
             }
         }
     }
+}
+
+/// What the model said of a call of which some row is replayed.
+#[derive(Default)]
+struct Beside {
+    /// Of the rows that it was asked for; what it said of replayed ones is dropped.
+    fresh: Vec<(usize, Answer)>,
+    /// How the reply came about where the model answered every row: then it leaves at once, in the model's own time.
+    origin: Option<Origin>,
+}
+
+/// What the replayed rows of a call were given.
+struct Followed {
+    given: Vec<(usize, Given)>,
+    /// Another call was waited for.
+    waited: bool,
+    /// The longest that the model took for one of these answers when it gave it; none where a row had to be asked for after all.
+    took: Option<Duration>,
 }
 
 /// What hides that a row was replayed, as long as it lives.
