@@ -120,6 +120,10 @@ impl Line for Unary {
                 Ok(reply.map(|stream| ReplyBody { stream, data_ended: false, life, _under_way: under_way }))
             }
             Err(error) => {
+                if error.is_go_away() {
+                    // Nor does it here, and calls that the goodbye did count may keep the connection for long.
+                    life.closed.notify_one();
+                }
                 let again = was_left_out(&error).then(again);
                 Err(Unanswered { again, error: error.to_string() })
             }

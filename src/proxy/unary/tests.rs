@@ -4,15 +4,20 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::lane::Lane;
 use super::*;
+use crate::config::{UpstreamAddress, UpstreamTls};
 
 const DATA: u8 = 0;
 const HEAD: u8 = 1;
 const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOODBYE: u8 = 7;
 
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
@@ -38,6 +43,11 @@ impl Server {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (line, ended) = Unary::over(Box::pin(near)).await.unwrap();
         (line, ended, Self::greeted(Box::pin(far)).await)
+    }
+
+    /// The other end of the next connection that comes in.
+    async fn accepted(listener: &TcpListener) -> Self {
+        Self::greeted(Box::pin(listener.accept().await.unwrap().0)).await
     }
 
     async fn greeted(stream: BoxedStream) -> Self {
@@ -145,4 +155,38 @@ async fn a_reply_that_has_ended_or_is_cut_off_for_no_error_is_whole() {
             Err(error) => assert_eq!((is_whole, error.reason()), (false, Some(reason))),
         }
     }
+}
+
+/// Of three calls one is answered after the goodbye, one was left out by it, and one comes when it has been said.
+#[tokio::test]
+async fn a_goodbye_opens_the_next_connection_and_ends_no_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string().parse().unwrap();
+    let connector = Connector::new(&UpstreamAddress::Http(authority), &UpstreamTls::default()).unwrap();
+    let lane = Arc::new(Lane::<Unary>::open(&Handle::current(), Arc::new(connector)));
+    let ask = || {
+        let lane = Arc::clone(&lane);
+        tokio::spawn(async move { read(lane.send(question(10)).await.ok().unwrap()).await.unwrap() })
+    };
+    let answer = (Bytes::from_static(b"answer"), true);
+
+    let mut first = Server::accepted(&listener).await;
+    let taken = ask();
+    let taken_stream = first.hear(HEAD).await.stream;
+    let left_out = ask();
+    first.hear(HEAD).await;
+    let said = Instant::now();
+    first.say(GOODBYE, 0, 0, &[&taken_stream.to_be_bytes()[..], &[0; 4]].concat()).await;
+
+    let mut second = Server::accepted(&listener).await;
+    let stream = second.hear(HEAD).await.stream;
+    second.answer(stream).await;
+    assert_eq!(left_out.await.unwrap(), answer);
+    assert!(said.elapsed() < Duration::from_secs(1), "it waits for nothing but the connection");
+    let next = ask();
+    let stream = second.hear(HEAD).await.stream;
+    second.answer(stream).await;
+    assert_eq!(next.await.unwrap(), answer);
+    first.answer(taken_stream).await;
+    assert_eq!(taken.await.unwrap(), answer);
 }
