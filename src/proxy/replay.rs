@@ -26,9 +26,10 @@ use crate::session::{Answer, Claim, Follow, Lead, Store};
 /// How a call ends that has no answers to give: with the model server's own refusal, or with ours.
 type Failed = Result<Reply, CallError>;
 
-/// Whether a call failed since the model server cannot be reached.
+/// Whether a call failed since the model server cannot be reached, which says nothing of its picture. A call that broke may: a model
+/// can end its process over one.
 fn is_away(failed: &Failed) -> bool {
-    matches!(failed, Err(CallError::Upstream(UpstreamError::Down(_) | UpstreamError::Broken(_))))
+    matches!(failed, Err(CallError::Upstream(UpstreamError::Down(_))))
 }
 
 impl<S: Store> Predictor<S> {
@@ -122,7 +123,7 @@ impl<S: Store> Predictor<S> {
             Ok(fresh) => Ok(fresh.reply),
             Err(error) => Err(error),
         };
-        // As above; but a model server that cannot be reached says nothing of the picture.
+        // As above.
         if shadowed && all_replayed && valid && !is_away(&failed) {
             Ok(Beside::default())
         } else {

@@ -54,13 +54,9 @@ impl Life {
     }
 }
 
-impl Line for Unary {
-    /// One message with its prefix, or none.
-    type Message = Option<Bytes>;
-    type Reply = ReplyBody;
-
-    async fn open(connector: &Connector) -> Result<(Self, impl Future<Output = ()> + Send), BoxError> {
-        let stream = connector.connect().await?;
+impl Unary {
+    /// A connection over `stream`. The future ends when no further call can be sent.
+    async fn over(stream: BoxedStream) -> Result<(Self, impl Future<Output = ()> + Send), h2::Error> {
         let (sender, mut connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(WINDOWS.0)
@@ -85,6 +81,16 @@ impl Line for Unary {
             }
         };
         Ok((Self { sender, life }, until))
+    }
+}
+
+impl Line for Unary {
+    /// One message with its prefix, or none.
+    type Message = Option<Bytes>;
+    type Reply = ReplyBody;
+
+    async fn open(connector: &Connector) -> Result<(Self, impl Future<Output = ()> + Send), BoxError> {
+        Ok(Self::over(connector.connect().await?).await?)
     }
 
     /// Sent again also where it was left out, which the upstream says by refusing the stream or by a goodbye that does not count it.
@@ -123,6 +129,10 @@ impl Line for Unary {
                 Ok(reply.map(|stream| ReplyBody { stream, data_ended: false, life, _under_way: under_way }))
             }
             Err(error) => {
+                if error.is_go_away() {
+                    // Nor does it here, and calls that the goodbye did count may keep the connection for long.
+                    life.closed.notify_one();
+                }
                 let again = was_left_out(&error).then(again);
                 Err(Unanswered { again, error: error.to_string() })
             }
@@ -218,3 +228,6 @@ impl http_body::Body for ReplyBody {
         self.stream.is_end_stream()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,7 +145,9 @@ mod tests {
     fn halving(asked: &mut Vec<(String, Vec<f64>)>) -> impl FnMut(&str, &mut [f64]) {
         |name, scores| {
             asked.push((name.to_owned(), scores.to_vec()));
-            scores.iter_mut().for_each(|score| *score /= 2.0);
+            for score in scores {
+                *score /= 2.0;
+            }
         }
     }
 
