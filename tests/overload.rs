@@ -16,7 +16,7 @@ use support::kserve::{self, MODEL_INFER, question, stamps};
 use support::pacing::Gate;
 use support::pictures::{one_pixel, photo, photo_question};
 use support::upstream::Step;
-use support::{Client, Running, World, until};
+use support::{Client, Running, World, until, within};
 use tonic::Code;
 
 async fn start(config: &str) -> (Running, Client) {
@@ -435,4 +435,22 @@ async fn a_flood_of_callers_does_not_take_an_established_callers_answers() {
     }
     assert!(world.stats().sessions <= 100);
     assert_eq!(world.upstream.asked(), 4 + 2000);
+}
+
+/// Else whoever asks while the model server is away learns which of his pictures it would have been asked about.
+#[tokio::test]
+async fn while_the_model_server_is_away_a_replay_fails_as_a_new_picture_does() {
+    let (world, client) = start("").await;
+    assert_eq!(client.infer(&photo_question(1)).await.stamp(), 1);
+    assert_eq!(client.infer(&near(1, 1)).await.stamp(), 1);
+    world.upstream.vanish();
+    let away = "failed to connect to the model server";
+    within("new pictures are refused", async {
+        while client.infer(&photo_question(2)).await.message() != away {}
+    })
+    .await;
+    for question in [near(1, 2), photo_question(1), photo_question(3)] {
+        let failed = client.infer(&question).await;
+        assert_eq!((failed.code(), failed.message()), (Some(Code::Unavailable), away.into()));
+    }
 }

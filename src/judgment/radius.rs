@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn the_same_shapes_faded_are_suspect() {
         // Blocks of two tones, and the same at half the contrast with some cells far off.
-        let tone = |i: usize| if (i / 2 + i / 16) % 2 == 0 { 90 } else { 150 };
+        let tone = |i: usize| if (i / 2 + i / 16).is_multiple_of(2) { 90 } else { 150 };
         let faded = |i: usize| if i % 20 == 7 { 120 } else { tone(i) / 2 };
         let (mut row, mut anchor) = neutral();
         (row.cells.fine, anchor.cells.fine) =

@@ -101,7 +101,10 @@ impl<S: Store> Predictor<S> {
         let all_replayed = others.is_empty();
         if all_replayed && !shadowed {
             // A new picture's call would fail at once, so a replay does too.
-            return self.upstream.down().map_or(Ok(Beside::default()), |error| Err(Err(error.into())));
+            return match self.upstream.down() {
+                None => Ok(Beside::default()),
+                Some(error) => Err(Err(error.into())),
+            };
         }
         let rows = match (shadowed, valid && !all_replayed) {
             (false, _) => Rows::These(others.to_vec()),

@@ -277,6 +277,14 @@ impl Fake {
         self.tell();
     }
 
+    /// Goes away: nobody listens any more, and every connection ends.
+    pub(crate) fn vanish(&self) {
+        if let Some(listening) = self.lock().listening.take() {
+            listening.abort();
+        }
+        self.cut();
+    }
+
     /// Ends every connection without a word.
     pub(crate) fn cut(&self) {
         for connection in std::mem::take(&mut self.lock().connections) {
