@@ -70,14 +70,14 @@ class Call:
     `window` is what the server may send on this stream before more is granted, and none ever is.
     """
 
-    def __init__(self, port, path, headers=(), method="POST", content_type="application/grpc", window=None, seconds=10.0):
+    def __init__(self, port, path, headers=(), method="POST", content_type="application/grpc", te="trailers", window=None, seconds=10.0):
         self.reply, self.decoder, self.pending = Reply(), hpack.Decoder(), b""
         self.granted, self.initial = {0: WINDOW, 1: WINDOW}, WINDOW
         self.began = time.monotonic()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         settings = b"" if window is None else struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
         request = [(":method", method), (":scheme", "http"), (":path", path), (":authority", f"127.0.0.1:{port}")]
-        request += [("content-type", content_type), ("te", "trailers"), *headers]
+        request += [("content-type", content_type), *([("te", te)] if te else []), *headers]
         self.socket.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
             + frame(SETTINGS, 0, 0, settings)
@@ -162,10 +162,10 @@ class Call:
             reply.reset = int.from_bytes(payload)
 
 
-def call(port, path, data, headers=(), end=True, seconds=10.0, method="POST", content_type="application/grpc"):
+def call(port, path, data, headers=(), end=True, seconds=10.0, method="POST", content_type="application/grpc", te="trailers"):
     """Sends `data` (one DATA payload or a list of them) to `path`; collects until the stream ends or time is up."""
     payloads = [data] if isinstance(data, bytes) else list(data)
-    with Call(port, path, headers, method, content_type, seconds=seconds) as running:
+    with Call(port, path, headers, method, content_type, te, seconds=seconds) as running:
         for index, part in enumerate(payloads):
             running.send(part, end=end and index == len(payloads) - 1)
         return running.read(seconds=seconds)
