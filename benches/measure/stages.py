@@ -18,6 +18,8 @@ STAGES = ["read", "judge", "settle", "total"]
 WATCHED = [("refrain_added_latency_seconds_sum", f'stage="{stage}"') for stage in STAGES]
 WATCHED += [(f"rpc_{end}_call_duration_seconds_{part}", "ModelInfer") for end, part in (("client", "sum"), ("server", "sum"), ("server", "count"))]
 WAYS = {"new": ("", 0.0), "near-copies": ('[timing]\nmode = "off"', 0.95)}
+# Of half a second. So many near-copies are answered in it that four of them would ask more new pictures than there are.
+ROUNDS = {"new": 4, "near-copies": 2}
 
 # Whose code a symbol is, the first that matches: by the crates that it names.
 OWNERS = [
@@ -35,8 +37,8 @@ OWNERS = [
 ]
 
 
-def planned(way, calls=None, rounds=4, warm_up=cells.FULL):
-    copies = WAYS[way][1]
+def planned(way, calls=None, rounds=None, warm_up=cells.FULL):
+    copies, rounds = WAYS[way][1], rounds or ROUNDS[way]
     return [
         cells.cell(way, payload, 8, [way], copies, rounds, 500, warm_up=warm_up) | {"calls": calls}
         for payload in cells.TENSORS
