@@ -25,7 +25,7 @@ use super::own::OwnLanes;
 use super::predict::Predictor;
 use super::read::Asked;
 use super::status::CallError;
-use super::upstream::{Reply, UpstreamError};
+use super::upstream::{Reply, UnderWay, UpstreamError};
 use super::witness::{Asking, Noted};
 use crate::protocol::query::{Query, Told};
 use crate::session::{Answer, Lead, Outcome, Store};
@@ -51,7 +51,8 @@ pub(super) enum Rows {
 }
 
 impl<S: Store> Predictor<S> {
-    /// Asks the upstream for some rows, or all, and settles `leads` with what it says.
+    /// Asks the upstream for some rows, or all, and settles `leads` with what it says. The call counts as under way from now on, unless
+    /// it did before.
     ///
     /// Others may wait for what was claimed, so the forward runs on for a while if this call is cancelled.
     pub(super) async fn forward(
@@ -60,7 +61,9 @@ impl<S: Store> Predictor<S> {
         asked: &Asked,
         rows: Rows,
         leads: Vec<(usize, Lead)>,
+        under_way: Option<UnderWay>,
     ) -> Result<Fresh, CallError> {
+        let under_way = under_way.unwrap_or_else(|| self.upstream.begin().0);
         let (query, signature) = (&asked.query, &asked.model.signature);
         let all = || (0..query.rows()).collect();
         let (rows, or_these): (Vec<usize>, _) = match rows {
@@ -74,7 +77,7 @@ impl<S: Store> Predictor<S> {
             Some(query.for_rows(&rows, signature))
         };
         let errand = Errand {
-            forward: Forward::new(call, message.map(|message| frame::wrap(&message))),
+            forward: Forward::new(call, message.map(|message| frame::wrap(&message)), under_way),
             request: Arc::clone(&call.frame),
             query: Arc::clone(query),
             model: Arc::clone(&asked.model),
@@ -177,7 +180,7 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         refusal: CallError,
     ) -> Result<Reply, CallError> {
-        self.refused(call, Forward::new(call, None), refusal).await
+        self.refused(call, Forward::new(call, None, self.upstream.begin().0), refusal).await
     }
 
     /// The same of a message that does not decode, which must not share a connection with calls that do.
@@ -186,12 +189,9 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         refusal: CallError,
     ) -> Result<Reply, CallError> {
-        self.refused(
-            call,
-            Forward { way: Way::Apart(Arc::clone(&call.lanes)), ..Forward::new(call, None) },
-            refusal,
-        )
-        .await
+        let forward = Forward::new(call, None, self.upstream.begin().0);
+        let apart = Forward { way: Way::Apart(Arc::clone(&call.lanes)), ..forward };
+        self.refused(call, apart, refusal).await
     }
 
     async fn refused(
@@ -212,7 +212,7 @@ impl<S: Store> Predictor<S> {
     /// Bytes on and bytes back, unjudged. The reply is read whole: a caller that does not take it must not hold up the
     /// connection that all judged calls share.
     pub(super) async fn forward_unread(&self, call: &Call) -> Result<Reply, CallError> {
-        let mut forward = Forward::new(call, None);
+        let mut forward = Forward::new(call, None, self.upstream.begin().0);
         Ok(self.ask_upstream(&mut forward, call.live.config.limits.message_bytes).await?)
     }
 
@@ -273,6 +273,8 @@ struct Forward {
     method: &'static str,
     noted: Noted,
     way: Way,
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    under_way: UnderWay,
 }
 
 /// By which connection a request goes.
@@ -287,7 +289,7 @@ enum Way {
 
 impl Forward {
     /// `call` with `frame` in place of its own where one is given.
-    fn new(call: &Call, frame: Option<Bytes>) -> Self {
+    fn new(call: &Call, frame: Option<Bytes>, under_way: UnderWay) -> Self {
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = call.head.method.clone();
         head.uri = with_path(&call.head.uri, call.rpc.path());
@@ -305,7 +307,7 @@ impl Forward {
         }
         let way = if are_plain(&head.headers) { Way::Shared } else { Way::Own(Arc::clone(&call.lanes)) };
         let method = call.rpc.path().trim_start_matches('/');
-        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone(), way }
+        Self { head, frame, arrived: call.arrived, method, noted: call.noted.clone(), way, under_way }
     }
 
     /// The same call with `frame` in place of what it was to ask.

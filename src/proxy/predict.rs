@@ -263,7 +263,6 @@ impl<S: Store> Predictor<S> {
                 Claim::Refuse => return Err(CallError::Suspected),
             }
         }
-        let occasion = self.occasion(call, asked, !follows.is_empty());
         let (valid, caller) = (self.is_valid(&call.head.headers, asked, &follows), call.caller.digest.0);
         if follows.is_empty() {
             // Whoever has used up his own places, so that he could have no replay, gets no new answer either: a refusal must not tell which
@@ -271,8 +270,10 @@ impl<S: Store> Predictor<S> {
             if valid && call.live.held.is_used_up(caller) && call.live.shadows.is_used_up(caller) {
                 return Err(CallError::Overloaded);
             }
-            return self.ask_for_all(call, asked, leads, Some(&occasion)).await;
+            let mut occasion = self.occasion(call, asked, false);
+            return self.ask_for_all(call, asked, leads, Some(&mut occasion)).await;
         }
+        let occasion = self.occasion(call, asked, true);
         let cover = cover(call, &occasion, valid).ok_or(CallError::Overloaded)?;
         self.replay(call, asked, &occasion, leads, follows, (cover, valid)).await
     }
@@ -284,10 +285,11 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         asked: &Asked,
         leads: Vec<(usize, Lead)>,
-        occasion: Option<&Occasion>,
+        mut occasion: Option<&mut Occasion>,
     ) -> Result<Reply, CallError> {
-        let fresh = self.forward(call, asked, Rows::All, leads);
-        let fresh = match occasion {
+        let under_way = occasion.as_mut().and_then(|occasion| occasion.take_under_way());
+        let fresh = self.forward(call, asked, Rows::All, leads, under_way);
+        let fresh = match &occasion {
             Some(occasion) => self.asking(call, occasion, fresh).await,
             None => fresh.await,
         };

@@ -1,7 +1,7 @@
 //! How much of a scarce thing may be in use at once, in all and by one caller: bytes in flight, held calls, shadows.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -52,15 +52,24 @@ impl Quota {
         }
     }
 
+    /// How many units are taken at the moment, by whomever.
+    pub(super) fn in_use(&self) -> usize {
+        self.used().total
+    }
+
     /// Whether `caller` holds all that one caller may.
     pub(super) fn is_used_up(&self, caller: [u8; 16]) -> bool {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = self.used();
         used.by_caller.get(&caller).copied().unwrap_or(0) >= self.share
     }
 
+    /// A plain lock: held for one map access, never across an await.
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn charge(&self, caller: [u8; 16], amount: usize) -> bool {
-        // A plain lock: held for one map access, never across an await.
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used();
         if amount > self.total - used.total {
             return false;
         }
@@ -87,7 +96,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut used = self.quota.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.quota.used();
         used.total -= self.amount;
         if let Some(of_caller) = used.by_caller.get_mut(&self.caller) {
             *of_caller -= self.amount;
@@ -132,10 +141,7 @@ mod tests {
         assert!(quota.take(BERT, 3).is_none(), "the share is used up");
         assert!(quota.take(BERT, 2).is_some());
         drop(four);
-        assert_eq!(quota.used.lock().unwrap().total, 0);
-        assert!(
-            quota.used.lock().unwrap().by_caller.is_empty(),
-            "nothing is kept of a caller that holds nothing"
-        );
+        assert_eq!(quota.in_use(), 0);
+        assert!(quota.used().by_caller.is_empty(), "nothing is kept of a caller that holds nothing");
     }
 }

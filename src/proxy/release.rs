@@ -9,10 +9,9 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::predict::Predictor;
 use super::read::Asked;
+use super::upstream::UnderWay;
 use crate::session::Store;
-use crate::timing::{
-    Gaps, Grids, Latencies, Load, Mode, Moment, Pacer, Stratum, Target, Work, about, uniform,
-};
+use crate::timing::{Gaps, Grids, Latencies, Mode, Moment, Pacer, Stratum, Target, Work, about, uniform};
 
 /// What is known of time, and what waits for it.
 pub(super) struct Times {
@@ -41,9 +40,16 @@ pub(super) struct Occasion {
     /// Thrown once: who draws again draws the larger of two.
     dice: f64,
     target: Target,
+    /// The call itself, where the model is asked for every row of it.
+    under_way: Option<UnderWay>,
 }
 
 impl Occasion {
+    /// The call itself as it counts among those that the model is asked for, where it does already. At most once.
+    pub(super) fn take_under_way(&mut self) -> Option<UnderWay> {
+        self.under_way.take()
+    }
+
     /// Whether the model's own time hides a replay better than any that can be given to it: by the operator's choice, and as long as too
     /// few calls of the stratum are known, since a time that is guessed would tell. Asking for it makes them known.
     pub(super) fn is_best_shadowed(&self) -> bool {
@@ -100,18 +106,20 @@ impl<S: Store> Predictor<S> {
             work: Work::new(burden.tensors, burden.files, burden.pixels),
             form: query.form(&self.key).rotate_left(3) ^ written,
         };
-        let (calls, rested) = self.upstream.asking();
         let latencies = &self.times.latencies;
-        let moment = Moment { load: Load::of(calls, rested), past: latencies.past(&stratum) };
-        let mode = asked.model.settings.timing;
+        let (mode, past) = (asked.model.settings.timing, latencies.past(&stratum));
+        let after = |asking| Moment::of(asking, call.live.held.in_use(), past);
         if !replays {
-            return Occasion { mode, stratum, moment, dice: 0.5, target: Target::Guessed(None) };
+            let (under_way, asking) = self.upstream.begin();
+            let (moment, target) = (after(asking), Target::Guessed(None));
+            return Occasion { mode, stratum, moment, dice: 0.5, target, under_way: Some(under_way) };
         }
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
         let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
+        let moment = after(self.upstream.asking());
         let target = latencies.drawn(mode, &stratum, moment, dice, patience);
-        Occasion { mode, stratum, moment, dice, target }
+        Occasion { mode, stratum, moment, dice, target, under_way: None }
     }
 
     /// What comes of asking the model for every row; where the call ends before that, by its deadline or its caller, it is known at

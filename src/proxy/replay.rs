@@ -113,7 +113,7 @@ impl<S: Store> Predictor<S> {
             (true, true) => Rows::AllOr(others.to_vec()),
             (true, false) => Rows::All,
         };
-        let fresh = self.forward(call, asked, rows, leads);
+        let fresh = self.forward(call, asked, rows, leads, None);
         let fresh = if shadowed { self.asking(call, occasion, fresh).await } else { fresh.await };
         let failed = match fresh {
             Ok(Fresh { told: Some(_), rows: Some(fresh), .. }) => {
@@ -200,7 +200,8 @@ impl<S: Store> Predictor<S> {
                 Claim::Refuse => return Err(Err(CallError::Suspected)),
                 Claim::Forward(lead) => {
                     let rows = Rows::These(vec![row]);
-                    let fresh = self.forward(call, asked, rows, vec![(row, lead)]).await.map_err(Err)?;
+                    let fresh =
+                        self.forward(call, asked, rows, vec![(row, lead)], None).await.map_err(Err)?;
                     return match (fresh.rows.and_then(|mut rows| rows.pop()), fresh.told) {
                         (Some((_, answer)), _) => Ok(Given::fresh(answer)),
                         (None, Some(_)) => Err(Err(AnswerError::Differ("rows").into())),

@@ -13,7 +13,6 @@ use tonic::Code;
 
 use super::body::{self, Body};
 use super::connect::Connector;
-use super::count::{Count, Counted};
 use super::frame;
 use super::lane::{CONNECT, Lane};
 use super::own::OwnLanes;
@@ -52,7 +51,7 @@ pub(super) struct Upstream {
     /// The upstream is known to have the streaming call.
     streams: AtomicBool,
     /// How busy it is with us.
-    at_work: AtWork,
+    at_work: Arc<AtWork>,
 }
 
 /// The shared lanes of one runtime, whose calls take turns on them: a call over another runtime's would wake its thread.
@@ -62,33 +61,35 @@ struct Shared {
     next: AtomicUsize,
 }
 
-/// A call that waits for its reply, until dropped.
-struct UnderWay<'a> {
-    at_work: &'a AtWork,
-    _counted: Counted,
-}
+/// A call that the model server is asked, until it is dropped: from the moment at which that is certain, so that of two that come at
+/// once one is the first, until its reply is in or it is given up.
+pub(super) struct UnderWay(Arc<AtWork>);
 
-impl<'a> UnderWay<'a> {
-    fn of(at_work: &'a AtWork) -> Self {
-        Self { at_work, _counted: at_work.calls.one() }
-    }
-}
-
-impl Drop for UnderWay<'_> {
-    /// Before it is no longer counted: who finds no call under way finds when the last one ended.
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        let since = self.at_work.since.elapsed().as_micros() as u64;
-        self.at_work.last.store(since, Ordering::Relaxed);
+        let Self(at_work) = self;
+        let since = at_work.since.elapsed().as_micros() as u64;
+        at_work.last.store(since, Ordering::Relaxed);
+        // After that: who finds no call under way finds when the last one ended.
+        at_work.calls.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// How busy the model server is with our calls.
 struct AtWork {
-    /// Calls that wait for their reply.
-    calls: Count,
+    /// Calls under way.
+    calls: AtomicUsize,
     /// When the last one ended, in microseconds since `since`.
     last: AtomicU64,
     since: Instant,
+}
+
+impl AtWork {
+    /// The time since the last call ended.
+    fn rested(&self) -> Duration {
+        let last = Duration::from_micros(self.last.load(Ordering::Relaxed));
+        self.since.elapsed().saturating_sub(last)
+    }
 }
 
 /// A reply read whole: its headers, its one message where it has one, its trailers.
@@ -197,7 +198,11 @@ impl Upstream {
             shared,
             template: Template::default(),
             streams: AtomicBool::new(false),
-            at_work: AtWork { calls: Count::default(), last: AtomicU64::new(0), since: Instant::now() },
+            at_work: Arc::new(AtWork {
+                calls: AtomicUsize::new(0),
+                last: AtomicU64::new(0),
+                since: Instant::now(),
+            }),
         }
     }
 
@@ -216,11 +221,15 @@ impl Upstream {
         OwnLanes::to(Arc::clone(&self.connector))
     }
 
-    /// Calls that wait for their reply at the moment, and the time since the last one ended.
+    /// Calls under way at the moment, and the time since the last one ended.
     pub(super) fn asking(&self) -> (usize, Duration) {
-        let AtWork { calls, last, since } = &self.at_work;
-        let last = Duration::from_micros(last.load(Ordering::Relaxed));
-        (calls.now(), since.elapsed().saturating_sub(last))
+        (self.at_work.calls.load(Ordering::Acquire), self.at_work.rested())
+    }
+
+    /// Counts one more call as under way, and says what [`Self::asking`] would have said before.
+    pub(super) fn begin(&self) -> (UnderWay, (usize, Duration)) {
+        let calls = self.at_work.calls.fetch_add(1, Ordering::Acquire);
+        (UnderWay(Arc::clone(&self.at_work)), (calls, self.at_work.rested()))
     }
 
     /// One unary call over a shared lane, its reply read whole (at most `limit` bytes of message).
@@ -259,7 +268,6 @@ impl Upstream {
         request: Request<Option<Bytes>>,
         limit: usize,
     ) -> Result<Reply, UpstreamError> {
-        let _under_way = UnderWay::of(&self.at_work);
         let (head, mut body) = lane.send(request).await?.into_parts();
         let reply = |frame, trailers| Reply {
             headers: head.headers,

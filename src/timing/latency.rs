@@ -7,10 +7,12 @@ use tokio::time::Instant;
 
 use super::recent::{Recent, Ring};
 use super::target::{Draw, Seen, Target, about, draw, mean};
-use super::{Load, Mode, Moment, Past, Stratum};
+use super::{LONGEST_REST, Load, Mode, Moment, Past, Stratum};
 
-/// Durations kept of each stratum, for those among them that came at moments like the present one.
+/// Durations kept of each stratum under each load, and the most that are looked at.
 const RING: usize = 128;
+/// Durations kept of each stratum: who compares a reply with his own forwarded ones compares it with these, not with older ones.
+const LATELY: usize = 256;
 /// How many of them are drawn from. A call takes about as long as those before it (`tests/timing/RESULTS.md`, *likeness of neighbours*):
 /// whoever compares a reply with his last forwarded ones tells draws from all of the last ones, and less those from the sixteen of the last
 /// 128 that had a past like the present one. The nearest-neighbour bootstrap of Lall and Sharma (1996).
@@ -39,17 +41,25 @@ pub struct Latencies {
 struct Sample {
     /// When it ended.
     at: Instant,
+    load: Load,
     seen: Seen,
     /// What those before it took, as far as it was known when it came.
     before: Option<Past>,
 }
 
-type Durations = Ring<Sample, RING>;
-
 struct Known {
-    under_load: Recent<(Stratum, Load), Durations>,
-    strata: Recent<Stratum, Durations>,
-    pools: Recent<Pool, Durations>,
+    /// Under whatever load.
+    strata: Recent<Stratum, Ring<Sample, LATELY>>,
+    under_load: Recent<(Stratum, Load), Ring<Sample, RING>>,
+    pools: Recent<Pool, Ring<Sample, RING>>,
+}
+
+/// Calls like one that is to be drawn a time.
+struct Alike {
+    /// At least 16 that were seen to their end, 128 in all at most.
+    samples: Vec<Sample>,
+    /// They came under a load like its own.
+    under_load: bool,
 }
 
 /// One model and version, however it is asked.
@@ -65,18 +75,20 @@ impl Latencies {
     /// Nothing known yet.
     pub fn new() -> Self {
         let known =
-            Known { under_load: Recent::new(STRATA), strata: Recent::new(STRATA), pools: Recent::new(POOLS) };
+            Known { strata: Recent::new(STRATA), under_load: Recent::new(STRATA), pools: Recent::new(POOLS) };
         Self { known: Mutex::new(known) }
     }
 
-    /// How long the last calls of this stratum took.
+    /// How long the last calls of this stratum took; none where none was seen to its end.
     pub fn past(&self, stratum: &Stratum) -> Option<Past> {
         let known = self.known();
-        let whole = known.strata.get(stratum)?.newest().filter(|sample| !sample.seen.cut);
-        let mut newest: Vec<Duration> = whole.take(USUAL).map(|sample| sample.seen.took).collect();
-        let latest = *newest.first()?;
-        newest.sort_unstable();
-        Some(Past { latest, usual: newest[newest.len() / 2] })
+        let durations = known.strata.get(stratum)?;
+        let newest = durations.newest().next()?.seen;
+        let whole = durations.newest().map(|sample| sample.seen).filter(|seen| !seen.cut);
+        let mut whole: Vec<Duration> = whole.take(USUAL).map(|seen| seen.took).collect();
+        whole.sort_unstable();
+        let usual = *whole.get(whole.len() / 2)?;
+        Some(Past { latest: newest.took, cut: newest.cut, usual })
     }
 
     /// Takes in how long a forwarded call took that came at this moment.
@@ -92,9 +104,10 @@ impl Latencies {
     }
 
     fn see(&self, stratum: &Stratum, moment: Moment, seen: Seen) {
-        let sample = Sample { at: Instant::now(), seen, before: moment.past };
+        let Moment { load, past, .. } = moment;
+        let sample = Sample { at: Instant::now(), load, seen, before: past };
         let mut known = self.known();
-        known.under_load.record(&(stratum.clone(), moment.load)).push(sample);
+        known.under_load.record(&(stratum.clone(), load)).push(sample);
         known.strata.record(stratum).push(sample);
         if !seen.cut {
             known.pools.record(&pool(stratum)).push(sample);
@@ -104,13 +117,14 @@ impl Latencies {
     /// How long an answer of this stratum shall take, from the arrival of its request; `dice` is uniform in 0..1, thrown once for
     /// each call. `patience` is how long its caller waits for it at most.
     ///
-    /// From durations of the last ten minutes, 16 or more and the last 128 of them: of the stratum under this load; where these are too
-    /// few, under this and the neighbouring loads; then under any. Of these the sixteen with a past most like the present one. Never of another stratum: another number of rows or another size takes
+    /// From durations of the last ten minutes, 16 or more and the newest 128 of them: those of the stratum under a load like the present one,
+    /// counted as though the held calls were asked too; where these are too few, those under the neighbouring loads too, or after
+    /// whatever rest; then those under any. Of those that came after a rest older ones than the last 256 of the stratum count only where else there are too few. Of these the sixteen with a past most like the present one. Never of another stratum: another number of rows or another size takes
     /// another time, and who asks for a size that nobody asked before would tell replays by it.
     ///
     /// Where even the stratum has too few, a guess: by its own durations, however few and old, else by those of the same model and
-    /// version, whatever was asked. A guess too where the dice fall beyond all durations that were seen to their end, and within the
-    /// caller's patience.
+    /// version, whatever was asked. A guess too where as many calls are under way as at none of the last 128 that came beside so many; and
+    /// where the dice fall beyond all durations that were seen to their end, and within the caller's patience.
     pub fn drawn(
         &self,
         mode: Mode,
@@ -122,53 +136,26 @@ impl Latencies {
         if mode == Mode::Off {
             return Target::Drawn(Duration::ZERO);
         }
-        let choose = |samples: &[Seen]| match mode {
-            Mode::Mean => mean(samples).map(Draw::Took),
-            _ => draw(samples, dice),
-        };
         let known = self.known();
-        let since = Instant::now().checked_sub(FRESH);
-        let fresh = |durations: Option<&Durations>| -> Vec<Sample> {
-            let all = durations.into_iter().flat_map(Ring::items);
-            all.filter(|sample| since.is_none_or(|since| sample.at >= since)).copied().collect()
+        let Some(Alike { samples, under_load }) = known.alike(stratum, moment.with_held) else {
+            return Target::Guessed(known.guess(mode, stratum, dice));
         };
-        let of_loads = |steps| -> Vec<Sample> {
-            moment
-                .load
-                .within(steps)
-                .flat_map(|load| fresh(known.under_load.get(&(stratum.clone(), load))))
-                .collect()
-        };
-        let widening: [&dyn Fn() -> Vec<Sample>; 3] =
-            [&|| of_loads(0), &|| of_loads(1), &|| fresh(known.strata.get(stratum))];
-        let enough = widening
-            .iter()
-            .map(|samples| newest(samples()))
-            .find(|samples| samples.iter().filter(|sample| !sample.seen.cut).count() >= ENOUGH);
-        let enough = enough.map(|samples| match mode {
-            Mode::Mean => samples.into_iter().map(|sample| sample.seen).collect(),
-            _ => like(moment, samples),
-        });
-        // Of a few durations one comes again and again.
-        let guess = |took: Duration| if mode == Mode::Mean { took } else { about(took, dice) };
-        match enough.and_then(|samples: Vec<Seen>| choose(&samples)) {
-            Some(Draw::Took(took)) => return Target::Drawn(took),
+        if mode == Mode::Mean {
+            let seen: Vec<Seen> = samples.iter().map(|sample| sample.seen).collect();
+            return mean(&seen).map_or(Target::Guessed(None), Target::Drawn);
+        }
+        drop(known);
+        let is_guess = !under_load && moment.with_held.is_busy();
+        match draw(&like(moment, samples), dice) {
+            Some(Draw::Took(took)) if is_guess => Target::Guessed(Some(took)),
+            Some(Draw::Took(took)) => Target::Drawn(took),
             // He gives up before anybody can tell how long it would have taken.
             Some(Draw::Beyond(cut)) if patience.is_some_and(|patience| patience <= cut) => {
-                return Target::Drawn(cut + cut);
+                Target::Drawn(cut + cut)
             }
-            Some(Draw::Beyond(cut)) => return Target::Guessed(Some(guess(cut))),
-            None => {}
+            Some(Draw::Beyond(cut)) => Target::Guessed(Some(about(cut, dice))),
+            None => Target::Guessed(None),
         }
-        let known_of = |durations: Option<&Durations>| -> Option<Vec<Seen>> {
-            let whole: Vec<Seen> =
-                durations?.items().iter().map(|sample| sample.seen).filter(|seen| !seen.cut).collect();
-            (!whole.is_empty()).then_some(whole)
-        };
-        let own = known_of(known.strata.get(stratum));
-        let nearest =
-            own.or_else(|| known_of(known.pools.get(&pool(stratum)))).and_then(|seen| choose(&seen));
-        Target::Guessed(nearest.map(|(Draw::Took(took) | Draw::Beyond(took))| guess(took)))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -176,11 +163,51 @@ impl Latencies {
     }
 }
 
-/// The last [`RING`] of `samples`.
-fn newest(mut samples: Vec<Sample>) -> Vec<Sample> {
-    samples.sort_unstable_by_key(|sample| std::cmp::Reverse(sample.at));
-    samples.truncate(RING);
-    samples
+impl Known {
+    /// Calls of this stratum that came of late under a load like this one, or where too few are known, under any; none where even
+    /// these are too few.
+    ///
+    /// Who asks a new picture and a copy in turns leaves the model to rest before each new one and before no copy. What it takes without a
+    /// rest is then known of times long past if at all, while he compares his copies with new pictures of now.
+    fn alike(&self, stratum: &Stratum, load: Load) -> Option<Alike> {
+        let since = Instant::now().checked_sub(FRESH);
+        let is_fresh = |sample: &&Sample| since.is_none_or(|since| sample.at >= since);
+        // Newest first, so the first are enough.
+        let some = |samples: &mut dyn Iterator<Item = &Sample>| -> Option<Vec<Sample>> {
+            let samples: Vec<Sample> = samples.take_while(is_fresh).take(RING).copied().collect();
+            (samples.iter().filter(|sample| !sample.seen.cut).count() >= ENOUGH).then_some(samples)
+        };
+        let lately = self.strata.get(stratum)?;
+        let within = |steps| some(&mut lately.newest().filter(|sample| sample.load.is_within(steps, load)));
+        let of_load = || some(&mut self.under_load.get(&(stratum.clone(), load))?.newest());
+        let under_load = if load.is_busy() {
+            of_load().or_else(|| within(1))
+        } else {
+            within(0).or_else(|| within(1)).or_else(|| within(LONGEST_REST)).or_else(of_load)
+        };
+        match under_load {
+            Some(samples) => Some(Alike { samples, under_load: true }),
+            None => Some(Alike { samples: some(&mut lately.newest())?, under_load: false }),
+        }
+    }
+
+    /// By what little is known: of the stratum, however few and old, else of its model.
+    fn guess(&self, mode: Mode, stratum: &Stratum, dice: f64) -> Option<Duration> {
+        let whole = |samples: &[Sample]| -> Option<Vec<Seen>> {
+            let seen = samples.iter().map(|sample| sample.seen);
+            let whole: Vec<Seen> = seen.filter(|seen| !seen.cut).collect();
+            (!whole.is_empty()).then_some(whole)
+        };
+        let own = self.strata.get(stratum).and_then(|own| whole(own.items()));
+        let of_model = || self.pools.get(&pool(stratum)).and_then(|pool| whole(pool.items()));
+        let nearest = own.or_else(of_model)?;
+        if mode == Mode::Mean {
+            return mean(&nearest);
+        }
+        let (Draw::Took(took) | Draw::Beyond(took)) = draw(&nearest, dice)?;
+        // Of a few durations one comes again and again.
+        Some(about(took, dice))
+    }
 }
 
 /// Those of `samples` whose past was most like that of this moment; all where nothing is known of it.
@@ -204,18 +231,20 @@ mod tests {
     use super::*;
 
     /// Nobody has asked anything for a while.
-    const IDLE: Moment = Moment { load: Load(0), past: None };
+    fn idle() -> Moment {
+        Moment::of((0, Duration::MAX), 0, None)
+    }
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     fn under(calls: usize, rested: u64) -> Moment {
-        Moment { load: Load::of(calls, ms(rested)), past: None }
+        Moment::of((calls, ms(rested)), 0, None)
     }
 
     fn after(latest: u64) -> Moment {
-        Moment { past: Some(Past { latest: ms(latest), usual: ms(4) }), ..IDLE }
+        Moment { past: Some(Past { latest: ms(latest), cut: false, usual: ms(4) }), ..idle() }
     }
 
     fn stratum(rows: u32) -> Stratum {
@@ -246,7 +275,7 @@ mod tests {
     }
 
     fn guess(latencies: &Latencies, mode: Mode, stratum: &Stratum) -> Option<Duration> {
-        match latencies.drawn(mode, stratum, IDLE, 0.5, None) {
+        match latencies.drawn(mode, stratum, idle(), 0.5, None) {
             Target::Guessed(guess) => guess,
             Target::Drawn(took) => panic!("nothing to guess: {took:?}"),
         }
@@ -255,9 +284,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stratum_draws_from_its_last_128() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), IDLE, 0..50);
-        (0..100).for_each(|_| latencies.record(&stratum(1), IDLE, ms(1 << 60)));
-        assert_eq!(all(&latencies, &stratum(1), IDLE), [(22..50).collect(), vec![60]].concat());
+        record(&latencies, &stratum(1), idle(), 0..50);
+        (0..100).for_each(|_| latencies.record(&stratum(1), idle(), ms(1 << 60)));
+        assert_eq!(all(&latencies, &stratum(1), idle()), [(22..50).collect(), vec![60]].concat());
     }
 
     #[tokio::test(start_paused = true)]
@@ -270,18 +299,35 @@ mod tests {
         }
         assert_eq!(all(&latencies, &stratum(1), after(9)), [3, 4]);
         assert_eq!(all(&latencies, &stratum(1), after(2)), [0]);
-        assert_eq!(all(&latencies, &stratum(1), IDLE), [0, 3, 4], "nothing is known of the last");
-        let past = Some(Past { latest: ms(1), usual: ms(8) });
-        assert_eq!(latencies.past(&stratum(1)), past);
-        latencies.record_cut(&stratum(1), IDLE, ms(30));
-        assert_eq!(latencies.past(&stratum(1)), past, "how long the cut one took is not known");
+        assert_eq!(all(&latencies, &stratum(1), idle()), [0, 3, 4], "nothing is known of the last");
+        let past = Past { latest: ms(1), cut: false, usual: ms(8) };
+        assert_eq!(latencies.past(&stratum(1)), Some(past));
         assert_eq!(latencies.past(&stratum(2)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_after_a_cut_call_is_drawn_a_time_from_after_a_cut_call() {
+        let latencies = Latencies::new();
+        let now = |latencies: &Latencies| Moment { past: latencies.past(&stratum(1)), ..idle() };
+        for _ in 0..32 {
+            latencies.record(&stratum(1), now(&latencies), ms(4));
+            latencies.record_cut(&stratum(1), idle(), ms(4));
+            // The model was still at work.
+            latencies.record(&stratum(1), now(&latencies), ms(8));
+        }
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies)), [2]);
+        latencies.record_cut(&stratum(1), idle(), ms(4));
+        assert_eq!(latencies.past(&stratum(1)), Some(Past { latest: ms(4), cut: true, usual: ms(8) }));
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies)), [3]);
+        let cut_alone = Latencies::new();
+        cut_alone.record_cut(&stratum(1), idle(), ms(4));
+        assert_eq!(cut_alone.past(&stratum(1)), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_ever_drawn_from_another_stratum() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), IDLE, 0..32);
+        record(&latencies, &stratum(1), idle(), 0..32);
         let own = stratum(1);
         let others = [
             Stratum { rows: 2, ..own.clone() },
@@ -292,52 +338,52 @@ mod tests {
             Stratum { form: 1, ..own.clone() },
         ];
         for other in others {
-            assert_eq!(all(&latencies, &other, IDLE), [0; 0], "{other:?}");
+            assert_eq!(all(&latencies, &other, idle()), [0; 0], "{other:?}");
             let guessed = guess(&latencies, Mode::Sample, &other);
             assert_eq!(
                 guessed.is_some(),
                 *other.version == *own.version,
                 "what is known of the model serves for a guess"
             );
-            record(&latencies, &other, IDLE, 40..56);
+            record(&latencies, &other, idle(), 40..56);
             assert_eq!(
-                all(&latencies, &other, IDLE),
+                all(&latencies, &other, idle()),
                 (40..56).collect::<Vec<_>>(),
                 "16 of its own are enough"
             );
         }
-        assert_eq!(all(&latencies, &own, IDLE), (0..32).collect::<Vec<_>>());
+        assert_eq!(all(&latencies, &own, idle()), (0..32).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn fifteen_are_too_few_and_are_what_is_guessed_by() {
         let latencies = Latencies::new();
         assert_eq!(guess(&latencies, Mode::Sample, &stratum(1)), None);
-        record(&latencies, &stratum(2), IDLE, 10..11);
-        record(&latencies, &stratum(1), IDLE, 2..3);
-        let guesses = [0.0, 0.99].map(|dice| latencies.drawn(Mode::Sample, &stratum(1), IDLE, dice, None));
+        record(&latencies, &stratum(2), idle(), 10..11);
+        record(&latencies, &stratum(1), idle(), 2..3);
+        let guesses = [0.0, 0.99].map(|dice| latencies.drawn(Mode::Sample, &stratum(1), idle(), dice, None));
         assert_eq!(guesses[0], Target::Guessed(Some(Duration::from_micros(3800))), "its own before the pool");
         assert_ne!(guesses[0], guesses[1], "one duration is not given out as it is");
-        record(&latencies, &stratum(1), IDLE, 3..16);
-        assert_eq!(all(&latencies, &stratum(1), IDLE), [0; 0]);
-        latencies.record(&stratum(1), IDLE, ms(1 << 16));
-        latencies.record(&stratum(1), IDLE, ms(1 << 17));
-        assert_eq!(all(&latencies, &stratum(1), IDLE), (2..18).collect::<Vec<_>>());
+        record(&latencies, &stratum(1), idle(), 3..16);
+        assert_eq!(all(&latencies, &stratum(1), idle()), [0; 0]);
+        latencies.record(&stratum(1), idle(), ms(1 << 16));
+        latencies.record(&stratum(1), idle(), ms(1 << 17));
+        assert_eq!(all(&latencies, &stratum(1), idle()), (2..18).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_call_takes_under_load_is_drawn_under_that_load_then_its_neighbours_then_any() {
         let latencies = Latencies::new();
         for _ in 0..RING {
-            latencies.record(&stratum(1), IDLE, ms(1));
+            latencies.record(&stratum(1), idle(), ms(1));
             latencies.record(&stratum(1), under(8, 0), ms(16));
         }
-        assert_eq!(all(&latencies, &stratum(1), IDLE), [0]);
+        assert_eq!(all(&latencies, &stratum(1), idle()), [0]);
         assert_eq!(all(&latencies, &stratum(1), under(9, 0)), [4]);
         assert_eq!(all(&latencies, &stratum(1), under(4, 0)), [4], "the neighbour's");
         assert_eq!(all(&latencies, &stratum(1), under(20, 0)), [4]);
         assert_eq!(all(&latencies, &stratum(1), under(0, 64)), [0]);
-        assert_eq!(all(&latencies, &stratum(1), under(200, 0)), [0, 4], "no neighbour was seen either");
+        assert_eq!(all(&latencies, &stratum(1), under(200, 0)), [0; 0], "no neighbour was seen either");
         for _ in 0..4 {
             latencies.record(&stratum(1), under(4, 0), ms(8));
         }
@@ -349,24 +395,59 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn copies_in_turns_with_new_pictures_take_as_long_as_these_do_now() {
+        let latencies = Latencies::new();
+        let at_once = under(0, 0);
+        (0..RING).for_each(|_| latencies.record(&stratum(1), at_once, ms(4)));
+        assert_eq!(all(&latencies, &stratum(1), at_once), [2]);
+        // From here on every new picture finds that the model rested while a copy was held, and no copy does.
+        (0..LATELY).for_each(|_| latencies.record(&stratum(1), under(0, 4), ms(8)));
+        assert_eq!(all(&latencies, &stratum(1), at_once), [3]);
+        assert_eq!(all(&latencies, &stratum(1), under(1, 0)), [0; 0], "who waits for another waits longer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_that_come_at_once_take_as_long_as_new_pictures_that_do() {
+        let latencies = Latencies::new();
+        for _ in 0..ENOUGH {
+            latencies.record(&stratum(1), idle(), ms(4));
+            latencies.record(&stratum(1), under(7, 0), ms(32));
+        }
+        let last_of_eight = Moment::of((0, Duration::ZERO), 7, None);
+        assert_eq!(all(&latencies, &stratum(1), last_of_eight), [5]);
+        assert_eq!(
+            last_of_eight.load,
+            Load::of(0, Duration::ZERO),
+            "and a new one with them finds the model idle"
+        );
+        // Long after the last time that many came at once this is still known; what a new picture took after another rest is not.
+        (0..LATELY).for_each(|_| latencies.record(&stratum(1), under(0, 3), ms(16)));
+        assert_eq!(all(&latencies, &stratum(1), last_of_eight), [5]);
+        assert_eq!(all(&latencies, &stratum(1), idle()), [4], "what a new picture takes now");
+        let drawn = |moment| latencies.drawn(Mode::Sample, &stratum(1), moment, 0.5, None);
+        assert_eq!(drawn(idle()), Target::Drawn(ms(16)));
+        assert_eq!(drawn(under(64, 0)), Target::Guessed(Some(ms(16))), "of so many too little is known");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_older_than_ten_minutes_is_a_guess() {
         let latencies = Latencies::new();
-        record(&latencies, &stratum(1), IDLE, 0..16);
+        record(&latencies, &stratum(1), idle(), 0..16);
         tokio::time::advance(FRESH).await;
-        assert_eq!(all(&latencies, &stratum(1), IDLE).len(), 16);
+        assert_eq!(all(&latencies, &stratum(1), idle()).len(), 16);
         tokio::time::advance(ms(1)).await;
-        record(&latencies, &stratum(1), IDLE, 20..21);
-        assert_eq!(all(&latencies, &stratum(1), IDLE), [0; 0]);
+        record(&latencies, &stratum(1), idle(), 20..21);
+        assert_eq!(all(&latencies, &stratum(1), idle()), [0; 0]);
         assert!(guess(&latencies, Mode::Sample, &stratum(1)).is_some());
-        record(&latencies, &stratum(1), IDLE, 21..36);
-        assert_eq!(all(&latencies, &stratum(1), IDLE), (20..36).collect::<Vec<_>>(), "the new ones alone");
+        record(&latencies, &stratum(1), idle(), 21..36);
+        assert_eq!(all(&latencies, &stratum(1), idle()), (20..36).collect::<Vec<_>>(), "the new ones alone");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_modes_are_sample_mean_and_nothing() {
         let latencies = Latencies::new();
-        (1..32).for_each(|i| latencies.record(&stratum(1), IDLE, ms(i)));
-        let target = |mode, dice| match latencies.drawn(mode, &stratum(1), IDLE, dice, None) {
+        (1..32).for_each(|i| latencies.record(&stratum(1), idle(), ms(i)));
+        let target = |mode, dice| match latencies.drawn(mode, &stratum(1), idle(), dice, None) {
             Target::Drawn(took) => took,
             Target::Guessed(guess) => panic!("a guess: {guess:?}"),
         };
@@ -380,19 +461,19 @@ mod tests {
             "the paper's mean of whatever is known"
         );
         let nothing = Latencies::new();
-        assert_eq!(nothing.drawn(Mode::Off, &stratum(1), IDLE, 0.7, None), Target::Drawn(Duration::ZERO));
+        assert_eq!(nothing.drawn(Mode::Off, &stratum(1), idle(), 0.7, None), Target::Drawn(Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_whose_deadlines_cut_his_calls_finds_that_they_cut_his_replays_as_often() {
         let latencies = Latencies::new();
         for i in 0..16 {
-            latencies.record(&stratum(1), IDLE, ms(5) + Duration::from_micros(i));
-            latencies.record_cut(&stratum(1), IDLE, ms(10));
+            latencies.record(&stratum(1), idle(), ms(5) + Duration::from_micros(i));
+            latencies.record_cut(&stratum(1), idle(), ms(10));
         }
         let targets = |patience: Option<u64>| -> Vec<Target> {
             let dice = (0..100).map(|dice| (f64::from(dice) + 0.5) / 100.0);
-            dice.map(|dice| latencies.drawn(Mode::Sample, &stratum(1), IDLE, dice, patience.map(ms)))
+            dice.map(|dice| latencies.drawn(Mode::Sample, &stratum(1), idle(), dice, patience.map(ms)))
                 .collect()
         };
         let within = |targets: &[Target], patience| {
@@ -406,7 +487,7 @@ mod tests {
         assert_eq!(within(&patient, ms(10)), 50);
         assert_eq!(patient.iter().filter(|target| matches!(target, Target::Guessed(Some(_)))).count(), 50);
         // Calls that are cut say nothing of how many durations are known.
-        (0..RING).for_each(|_| latencies.record_cut(&stratum(1), IDLE, ms(10)));
+        (0..RING).for_each(|_| latencies.record_cut(&stratum(1), idle(), ms(10)));
         assert!(targets(Some(10)).iter().all(|target| matches!(target, Target::Guessed(_))));
     }
 }

@@ -118,9 +118,15 @@ impl Load {
         }
     }
 
-    /// This load and its neighbours, so many to each side.
-    fn within(self, steps: u8) -> impl Iterator<Item = Self> {
-        (self.0.saturating_sub(steps)..=self.0.saturating_add(steps)).map(Self)
+    /// Whether this load is so many steps from `other` at most. Between a rest and a call under way there is no small step: who comes after
+    /// the one waits for nobody.
+    fn is_within(self, steps: u8, other: Self) -> bool {
+        self.is_busy() == other.is_busy() && self.0.abs_diff(other.0) <= steps
+    }
+
+    /// Whether calls were under way.
+    fn is_busy(self) -> bool {
+        self.0 > LONGEST_REST
     }
 }
 
@@ -129,24 +135,40 @@ impl Load {
 pub struct Moment {
     /// How busy it is.
     pub load: Load,
+    /// How busy it would be if it had been asked for the calls that are held at this moment: who sends eight copies at once expects the
+    /// last to take as long as the last of eight new pictures.
+    pub with_held: Load,
     /// How long it took for calls of the same stratum before.
     pub past: Option<Past>,
+}
+
+impl Moment {
+    /// So many calls under way at the model server, or `rested` since the last one ended, and so many held.
+    pub fn of((calls, rested): (usize, Duration), held: usize, past: Option<Past>) -> Self {
+        let [load, with_held] = [calls, calls + held].map(|calls| Load::of(calls, rested));
+        Self { load, with_held, past }
+    }
 }
 
 /// What calls of one stratum took lately: who compares a reply with his own forwarded ones before it sees whether they belong together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Past {
-    /// The last one.
+    /// The last one; no less than this where it was cut.
     pub latest: Duration,
+    /// Whether the last one ended before its answer came: the model may still be at work on it.
+    pub cut: bool,
     /// The median of the last sixteen.
     pub usual: Duration,
 }
 
 impl Past {
-    /// How unlike two pasts are: by the logarithms of their ratios, the median's at half its weight.
+    /// How unlike two pasts are: by the logarithms of their ratios, the median's at half its weight, and by whether the last one was cut.
     fn unlike(self, other: Self) -> f64 {
-        let ratio = |one: Duration, other: Duration| (one.as_secs_f64() / other.as_secs_f64()).ln().abs();
-        ratio(self.latest, other.latest) + ratio(self.usual, other.usual) / 2.0
+        // A call may be cut before any time has passed.
+        let seconds = |took: Duration| took.as_secs_f64().max(1e-6);
+        let ratio = |one, other| (seconds(one) / seconds(other)).ln().abs();
+        let cut = if self.cut == other.cut { 0.0 } else { 1.0 };
+        ratio(self.latest, other.latest) + ratio(self.usual, other.usual) / 2.0 + cut
     }
 }
 
