@@ -24,6 +24,8 @@ pub struct Duel {
     pub attack: Attack,
     /// One for each photograph, in their order.
     pub trials: Vec<Trial>,
+    /// Near-copies for whose time the model was asked all the same, and its answer dropped.
+    pub shadows: u64,
 }
 
 /// One attack on one photograph, twice.
@@ -148,7 +150,8 @@ pub(super) async fn fight(
     let after = world.totals();
     let forwarded: u64 = trials.iter().map(|trial| trial.forwarded).sum();
     let short_circuited: u64 = trials.iter().map(Trial::short_circuited).sum();
-    let counted = (after.forwarded_rows - before.forwarded_rows, after.replayed - before.replayed);
+    let shadows = after.shadows - before.shadows;
+    let counted = (after.forwarded_rows - before.forwarded_rows, after.replayed - before.replayed - shadows);
     if counted != (forwarded, short_circuited) {
         return Err(DemoError::Accounts(format!(
             "the model server and the attackers count {forwarded} forwarded and {short_circuited} short-circuited, \
@@ -156,7 +159,7 @@ pub(super) async fn fight(
             counted.0, counted.1
         )));
     }
-    Ok(Duel { attack, trials })
+    Ok(Duel { attack, trials, shadows })
 }
 
 /// An attacker's connection, and beside it what the attacker cannot see: the model server's count, read before and after.

@@ -97,18 +97,25 @@ fn clean(outcome: &Outcome) -> String {
 
 /// Who succeeded, three ways of counting.
 pub(in crate::demo) fn success(duels: &[Duel]) -> String {
-    let mut text = "
+    let shadows = match duels.iter().map(|duel| duel.shadows).sum::<u64>() {
+        0 => String::new(),
+        shadows => format!(
+            "\n               {shadows} near-copies among them, for their time alone: the answer was dropped"
+        ),
+    };
+    let mut text = format!(
+        "
   →            another label than the clean one: the attack succeeded
   clean label  the model's label for the photo itself, and its probability
   fooled after queries until the bare model gave another label; - if it gave none
-  forwarded    what the model server says it was asked; short-circuited: answered without it
+  forwarded    what the model server says it was asked; short-circuited: answered without it{shadows}
   refused      RESOURCE_EXHAUSTED: a near-copy that may not be answered from memory; a query spent
   ends with    the label that the attacker was given, through Refrain, for the picture it ended with
   its best     that picture, shown to the bare model afterwards
 
 Attacks that succeeded
 "
-    .to_owned();
+    );
     for duel in duels {
         let of = duel.trials.len();
         let rows = [
@@ -151,7 +158,7 @@ mod tests {
             refrain_course: Vec::new(),
         };
         let trials = vec![trial("horse-zaniskari", fooled, 1), trial("bird-kingfisher", None, 7)];
-        let duel = Duel { attack: Attack::OnePixel, trials };
+        let duel = Duel { attack: Attack::OnePixel, trials, shadows: 3 };
         let table = table(&duel);
         fits(&table);
         assert!(table.contains("horse-zaniskari") && table.contains("bird-kingfisher"));
