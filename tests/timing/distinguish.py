@@ -169,7 +169,7 @@ class Verdict:
     ks_by_chance: float
     ks_p: float
     time: Told  # by what the reply shows
-    informed: Told  # by that, and by what the call before was and took
+    informed: Told | None  # by that, and by what the call before was and took; none where new pictures and copies came in turns
     after: Told | None  # by the time of the next new picture
     beside: Told | None  # by the time of a new picture that was asked for beside it
     controls: dict  # seconds added: Told
@@ -236,6 +236,11 @@ def deadlines(run, seed=0):
     return (*map(float, shares), float(apart(missed, replayed)), float(low), float(high)), told_late
 
 
+def in_turns(replayed):
+    """Whether each call says by its kind alone of which kind the next one is."""
+    return np.mean(replayed[1:] != replayed[:-1]) > 0.9
+
+
 def judge(run, controls=(), seed=0):
     """The verdict on a run, as samples.py loads it."""
     plain = only(run, run["part"] == "plain")
@@ -262,8 +267,8 @@ def judge(run, controls=(), seed=0):
         ks_by_chance=by_chance,
         ks_p=p,
         time=told(seen, replayed, seed),
-        informed=told(np.column_stack([seen, history]), replayed, seed),
-        after=afterwards(run, seed),
+        informed=None if in_turns(replayed) else told(np.column_stack([seen, history]), replayed, seed),
+        after=None if in_turns(replayed) else afterwards(run, seed),
         beside=beside,
         controls={added: control(plain, added, seed) for added in controls},
         audit=float(np.mean(rejected)),

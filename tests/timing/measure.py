@@ -29,8 +29,11 @@ BESIDE = {
     "cap": "held = 2\nshadows = 2",
     # A place that is not given back shows at once.
     "cancels": "held_per_caller = 2\nshadows_per_caller = 0",
-    # A new picture is asked for right after each call, before its answer.
+    # A new picture is asked for right after each call, before its answer; or another question of the same kind.
     "companion": "",
+    "couples": "",
+    # Nothing, and new pictures and copies in turns: no copy ever comes at a moment at which a new picture comes.
+    "turns": "",
 }
 FILLERS = 4
 
@@ -41,12 +44,13 @@ class Plan:
     def __init__(self, seed):
         self.questions, self.dice, self.bases, self.number = Questions(seed), np.random.default_rng(seed), collections.deque(maxlen=BASES), 0
 
-    def calls(self, counts):
-        """`counts`: how many of each (part, replayed). Yields (part, replayed, which picture, question, seconds until it is taken back, another question)."""
-        kinds = [kind for kind, count in counts.items() for _ in range(max(0, count))]
+    def calls(self, counts, turns=False):
+        """`counts`: how many of each (part, replayed). Made in random order, or in `turns`: the kinds one after another, as often as there are any left. Returns (part, replayed, which picture, question, seconds until it is taken back, another question)."""
+        numbered = [(at, kind) for kind, count in counts.items() for at in range(count)]
+        order = sorted(range(len(numbered)), key=lambda at: numbered[at][0]) if turns else self.dice.permutation(len(numbered))
         planned = []
-        for at in self.dice.permutation(len(kinds)):
-            part, replayed = kinds[at]
+        for at in order:
+            _, (part, replayed) = numbered[at]
             if replayed and self.bases:
                 base, picture = self.bases[self.dice.integers(len(self.bases))]
             else:
@@ -59,6 +63,16 @@ class Plan:
             back = self.dice.uniform(0, CANCEL_WITHIN)
             planned.append((part, replayed, base, self.questions.copy(picture), back))
         return planned
+
+
+    def companions(self, calls, alike):
+        """Of each kind as many questions as there are `calls` of it: all about new pictures, or those beside copies about one and the same picture (`alike`)."""
+        known = self.questions.picture()
+        new, copies = ([call for call in calls if call[1] == kind] for kind in (False, True))
+        return {
+            False: collections.deque(self.questions.copy(self.questions.picture()) for _ in new),
+            True: collections.deque(self.questions.copy(known if alike else self.questions.picture()) for _ in copies),
+        }
 
 
 class Caller:
@@ -79,7 +93,7 @@ class Caller:
         timeout = f"{int(1e6 * np.median(self.recent))}u" if part == "deadline" else None
         if self.companion:
             other, questions = self.companion
-            seen, second = self.connection.ask(body, timeout, (other, questions.popleft()))
+            seen, second = self.connection.ask(body, timeout, (other, questions[replayed].popleft()))
         else:
             seen, second = self.connection.ask(body, timeout), None
         if replayed and base not in self.answers:
@@ -163,8 +177,9 @@ def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
         return
     seed_here = [seed, sum(samples.counts.values())]
     plan = Plan(seed_here)
-    warm = plan.calls({("warm", False): BASES + 8}) + plan.calls({("warm", kind): WARM_UP // 2 for kind in (False, True)})
-    parts = [plan.calls(part) for part in missing]
+    turns = beside == "turns"
+    warm = plan.calls({("warm", False): BASES + 8}) + plan.calls({("warm", kind): WARM_UP // 2 for kind in (False, True)}, turns)
+    parts = [plan.calls(part, turns) for part in missing]
     configured = world.configured(mode, BESIDE[beside], top)
     # What can be answered is measured through a sidecar of its own: the other remembers nothing of it.
     with world.sidecars(configured, configured) as (port, spare, upstream), world.Others(port, spare, seed) as others:
@@ -181,9 +196,9 @@ def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
         if beside == "cap":
             others.tell("copies", FILLERS)
         companion = None
-        if beside == "companion":
-            more = collections.deque(plan.questions.copy(plan.questions.picture()) for _ in range(len(warm) + sum(map(len, parts))))
-            companion = Connection(port, f"{USER}-too"), more
+        if beside in ("companion", "couples"):
+            others_too = plan.companions(warm + parts[0] + parts[1], alike=beside == "couples")
+            companion = Connection(port, f"{USER}-too"), others_too
         caller = Caller(port, samples, companion)
         with no_collection():
             caller.miss_one(plan.questions)

@@ -30,13 +30,15 @@ def number(value):
 
 
 def n_star(told):
+    if told is None:
+        return "-"
     most = f"; at most {number(told.n_star_most)}" if np.isfinite(told.n_star_most) else ""
     computed = ", extrapolated" if told.extrapolated and np.isfinite(told.n_star) else ""
     return f"{number(told.n_star)}{computed} (at least {number(told.n_star_least)}{most})"
 
 
 def auc(told):
-    return f"{told.auc:.3f} ± {told.auc_error:.3f}"
+    return f"{told.auc:.3f} ± {told.auc_error:.3f}" if told else "-"
 
 
 def title(about):
@@ -174,7 +176,7 @@ def doubts(runs):
         made = sum(each["others"][0] for each in said["ended"])
         if made < OTHERS * due:
             found.append(f"{title(about)}: others made {made} calls where {due:.0f} were due")
-        if about["load"] == "idle" and about["beside"] == "none" and about["mode"] != "shadow" and asked != forwarded:
+        if about["load"] == "idle" and about["beside"] in ("none", "turns") and about["mode"] != "shadow" and asked != forwarded:
             found.append(f"{title(about)}: the model was asked {asked} times for {forwarded} new pictures")
     return found
 

@@ -28,7 +28,7 @@ def matrix():
     for load in world.LOADS:
         for mode in MODES:
             yield mode, load, "none"
-    for beside in ("cap", "cancels", "companion"):
+    for beside in ("cap", "cancels", "companion", "couples", "turns"):
         yield "sample", "idle", beside
     yield "shadow", "idle", "companion"
 

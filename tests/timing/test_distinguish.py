@@ -69,6 +69,13 @@ def test_who_knows_what_the_call_before_was_finds_what_depends_on_it():
     assert told_by[0] < 0.6 < told_by[1] - 0.05, told_by
 
 
+def test_who_asks_in_turns_is_not_said_to_tell_by_his_own_turns():
+    seen = run(1500)
+    seen["replayed"] = np.arange(3000) % 2 == 1
+    verdict = judge(seen)
+    assert verdict.informed is None and verdict.after is None and not verdict.time.found, verdict
+
+
 def test_another_look_is_found_and_as_many_of_each_on_either_path_are_not():
     replayed = np.random.default_rng(1).permutation(np.repeat([False, True], 500))
     other = looks(replayed.astype(int), replayed)
