@@ -5,13 +5,12 @@
 //! that it measures.
 
 use super::Pacer;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::thread::ThreadId;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -29,9 +28,8 @@ impl Pacer for ClockPacer {
 /// Waits on one dedicated thread, asleep until the next moment due; no core is burnt.
 ///
 /// The thread wakes early by a running estimate of how late waits have ended lately (the median, measured where it
-/// counts: at the resumption of the task that waited), so that waits end about as often early as late. Each thread that waits has an
-/// estimate of its own, since one that is kept busy resumes later than another. It is kept within 0..=8 ms; a wait never ends
-/// earlier than that. On a paused clock use [`ClockPacer`].
+/// counts: at the resumption of the task that waited), so that waits end about as often early as late. The estimate is
+/// kept within 0..=2 ms; a wait never ends earlier than that. On a paused clock use [`ClockPacer`].
 pub struct FinePacer {
     shared: Arc<Shared>,
 }
@@ -40,32 +38,31 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Signals that the earliest moment changed, or that the pacer was dropped.
     changed: Condvar,
+    bias: Bias,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Who waits, by the moment at which to wake him, earliest first. A tree and not a heap, because a wait that is dropped must leave at once,
-    /// wherever it stands.
+    /// Who waits, earliest first. A tree and not a heap, because a wait that is dropped must leave at once, wherever it stands.
     waits: BTreeMap<(Instant, u64), oneshot::Sender<()>>,
     /// Tells waits for the same moment apart.
     next: u64,
-    /// Of each thread that waited.
-    biases: HashMap<ThreadId, Arc<Bias>>,
     closed: bool,
 }
 
 impl FinePacer {
     /// Starts the thread, which ends when the pacer is dropped. Fails where the system has no thread to give.
     pub fn new() -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new(), bias: Bias::default() });
         let thread = shared.clone();
         std::thread::Builder::new().name("refrain-pacer".into()).spawn(move || thread.run())?;
         Ok(Self { shared })
     }
 
-    /// How late waits of this thread end at present if nothing were taken off: the running estimate.
+    /// How late waits end at present if nothing were taken off: the running estimate.
     pub fn bias(&self) -> Duration {
-        self.shared.queue().bias_here().get()
+        self.shared.bias.get()
     }
 
     /// How many waits are pending.
@@ -87,32 +84,30 @@ impl Pacer for FinePacer {
         if ahead.is_zero() {
             return Box::pin(std::future::ready(()));
         }
+        // A wait asked for so late that it cannot be woken in time says nothing of those that can.
+        let teaches = ahead > self.shared.bias.get() + Bias::SHORT;
         let (sender, due) = oneshot::channel();
-        let (key, first, bias) = {
+        let (key, first) = {
             let mut queue = self.shared.queue();
-            let bias = queue.bias_here();
-            let key = (moment.checked_sub(bias.get()).unwrap_or(moment), queue.next);
+            let key = (moment, queue.next);
             queue.next += 1;
             queue.waits.insert(key, sender);
-            (key, queue.waits.first_key_value().is_some_and(|(first, _)| *first == key), bias)
+            (key, queue.waits.first_key_value().is_some_and(|(first, _)| *first == key))
         };
         if first {
             self.shared.changed.notify_one();
         }
-        // A wait asked for so late that it cannot be woken in time says nothing of those that can.
-        let teaches = (ahead > bias.get() + Bias::SHORT).then_some(bias);
-        Box::pin(Wait { shared: self.shared.clone(), moment, key, due, teaches, over: false, late: None })
+        Box::pin(Wait { shared: self.shared.clone(), key, due, teaches, over: false, late: None })
     }
 }
 
 /// One wait; dropping it takes it out of the queue.
 struct Wait {
     shared: Arc<Shared>,
-    moment: Instant,
     key: (Instant, u64),
     due: oneshot::Receiver<()>,
-    /// The running estimate that the moment at which it ends enters.
-    teaches: Option<Arc<Bias>>,
+    /// Whether the moment at which it ends enters the running estimate.
+    teaches: bool,
     /// The thread has taken it out of the queue already.
     over: bool,
     /// The rest of a wait whose pacer was dropped: on tokio's clock, since a hold must never end early.
@@ -123,14 +118,14 @@ impl Future for Wait {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let moment = self.moment;
+        let moment = self.key.0;
         if self.late.is_none() {
             match Pin::new(&mut self.due).poll(context) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {
                     self.over = true;
-                    if let Some(bias) = self.teaches.take() {
-                        bias.learn(moment, Instant::now());
+                    if self.teaches {
+                        self.shared.bias.learn(moment, Instant::now());
                     }
                     return Poll::Ready(());
                 }
@@ -156,7 +151,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread: sleep until the next moment, wake who is due.
+    /// The thread: sleep until the next moment less the bias, wake who is due.
     fn run(&self) {
         let mut queue = self.queue();
         while !queue.closed {
@@ -164,7 +159,8 @@ impl Shared {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let rest = first.key().0.saturating_duration_since(Instant::now());
+            let wake = first.key().0.checked_sub(self.bias.get()).unwrap_or(first.key().0);
+            let rest = wake.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 // A waiter that is gone is no loss.
                 let _ = first.remove().send(());
@@ -178,23 +174,15 @@ impl Shared {
     }
 }
 
-impl Queue {
-    fn bias_here(&mut self) -> Arc<Bias> {
-        Arc::clone(self.biases.entry(std::thread::current().id()).or_default())
-    }
-}
-
 /// The running median of lateness in nanoseconds: one step up for every wait that ended late, one down for every one
-/// that ended early. The step is the same whatever the lateness, so a hiccup of milliseconds counts no more than any other.
+/// that ended early. The step is fixed, so a hiccup of milliseconds counts no more than any other.
 #[derive(Default)]
 struct Bias(AtomicU64);
 
 impl Bias {
-    /// Small against the lateness that is corrected (some 50..150 us), yet there within some dozens of waits; and so much
-    /// larger where that is of milliseconds, on a thread that is kept busy.
+    /// Small against the lateness that is corrected (some 50..150 us), yet there within some dozens of waits.
     const STEP: u64 = 2_000;
-    const SHARE: u64 = 32;
-    const MOST: u64 = 8_000_000;
+    const MOST: u64 = 2_000_000;
     /// What the thread needs to hear of a wait.
     const SHORT: Duration = Duration::from_micros(100);
 
@@ -204,8 +192,7 @@ impl Bias {
 
     fn learn(&self, moment: Instant, ended: Instant) {
         let step = |bias: u64| {
-            let step = Self::STEP + bias / Self::SHARE;
-            let next = if ended > moment { bias + step } else { bias.saturating_sub(step) };
+            let next = if ended > moment { bias + Self::STEP } else { bias.saturating_sub(Self::STEP) };
             Some(next.min(Self::MOST))
         };
         // The closure always gives a value, so there is no failure to look at.
@@ -285,16 +272,6 @@ mod tests {
     }
 
     #[test]
-    fn each_thread_has_a_lateness_of_its_own() {
-        let pacer = FinePacer::new().unwrap();
-        let late = |by| pacer.shared.queue().bias_here().learn(Instant::now(), Instant::now() + by);
-        std::thread::scope(|scope| scope.spawn(|| (0..50).for_each(|_| late(MS))).join().unwrap());
-        assert_eq!(pacer.bias(), Duration::ZERO);
-        late(MS);
-        assert!(pacer.bias() > Duration::ZERO);
-    }
-
-    #[test]
     fn a_pacer_that_is_dropped_ends_its_thread() {
         let pacer = FinePacer::new().unwrap();
         let shared = Arc::downgrade(&pacer.shared);
@@ -330,12 +307,9 @@ mod tests {
             bias.learn(moment, moment + late - bias.get());
         }
         assert!(bias.get().abs_diff(MS / 10) <= MS / 50, "{:?}", bias.get());
-        // A thread that is kept busy: a hundred waits later no wait ends late, and a hundred after that it is at rest again.
-        (0..100).for_each(|_| bias.learn(moment, moment + 3 * MS - bias.get()));
-        assert!(bias.get().abs_diff(3 * MS) <= MS / 5, "{:?}", bias.get());
-        (0..100).for_each(|_| bias.learn(moment, moment + MS / 10 - bias.get()));
-        assert!(bias.get().abs_diff(MS / 10) <= MS / 20, "{:?}", bias.get());
-        (0..10_000).for_each(|_| bias.learn(moment, moment + MS));
-        assert_eq!(bias.get(), 8 * MS);
+        for _ in 0..10_000 {
+            bias.learn(moment, moment + MS);
+        }
+        assert_eq!(bias.get(), 2 * MS);
     }
 }
