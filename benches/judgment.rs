@@ -7,7 +7,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use refrain::judgment::{Candidate, Ghost, Image, Judge, Likeness, Reason, Rules, Standing};
+use refrain::judgment::{Ghost, Image, Judge, Likeness, Reason, Rules, Standing};
 use refrain::protocol::encoded;
 use refrain::protocol::tensor::{self, Datatype, Layout, Range, Reading, Tensor};
 
@@ -115,7 +115,7 @@ fn rule(criterion: &mut Criterion) {
     let (anchors, rest) = all.split_at(ANCHORS);
     let ghosts: Vec<Ghost> = rest[1..].iter().map(Likeness::ghost).collect();
     let ruled = |row: &Likeness, anchors: &[Likeness], ghosts: &[Ghost]| {
-        let candidates = anchors.iter().map(|likeness| Candidate { likeness, standing: Standing::SameView });
+        let candidates = anchors.iter().map(|likeness| (likeness, Standing::SameView));
         judge.rule(row, candidates, ghosts.iter(), false)
     };
     // A row that comes near some drawing by chance would cost less than the worst case: take one that does not.

@@ -9,7 +9,7 @@ use std::iter::empty;
 use std::sync::LazyLock;
 
 use refrain::judgment::{
-    Candidate, Image, Judge, Judgment, Likeness, Profile, Reason, Rules, Ruling, Standing, Thumbnail,
+    Image, Judge, Judgment, Likeness, Profile, Reason, Rules, Ruling, Standing, Thumbnail,
 };
 
 #[test]
@@ -133,8 +133,7 @@ fn judges() -> (Judge, Judge) {
 }
 
 fn one_anchor(judge: &Judge, row: &Likeness, anchor: &Likeness, suspected: bool) -> Judgment {
-    let candidate = Candidate { likeness: anchor, standing: Standing::SameView };
-    judge.rule(row, [candidate].into_iter(), empty(), suspected)
+    judge.rule(row, [(anchor, Standing::SameView)].into_iter(), empty(), suspected)
 }
 
 const GOLDEN: &str = include_str!("fixtures/judgment/golden.txt");

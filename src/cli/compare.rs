@@ -7,9 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::judgment::{
-    Candidate, Image, Judge, Judgment, Likeness, Profile, Reason, Rules, Ruling, Standing,
-};
+use crate::judgment::{Image, Judge, Judgment, Likeness, Profile, Reason, Rules, Ruling, Standing};
 use crate::protocol::encoded::{self, Format};
 use crate::protocol::tensor::{Reading, Unreadable};
 
@@ -147,7 +145,7 @@ fn under(profile: Profile, first: &Image<'_>, second: &Image<'_>) -> String {
         let _ = writeln!(text, "  fingerprint  {which:<6}  {}{flat}", likeness.fingerprint());
     }
     text.push_str(&distances(&judge, &a, &b));
-    let anchors = [Candidate { likeness: &a, standing: Standing::SameView }];
+    let anchors = [(&a, Standing::SameView)];
     let judgment = judge.rule(&b, anchors.into_iter(), std::iter::empty(), false);
     let (ruling, why) = ruled(&judge, &judgment);
     let _ = writeln!(text, "  ruling       {ruling}: {why}");

@@ -16,8 +16,8 @@ impl Judge {
     pub(super) fn rule_hardened<'a>(
         &self,
         row: &Likeness,
-        anchors: impl Iterator<Item = Candidate<'a>>,
-        mut ghosts: impl Iterator<Item = &'a Ghost>,
+        anchors: impl Iterator<Item = impl Candidate<'a>>,
+        ghosts: impl Iterator<Item = &'a Ghost>,
         suspected: bool,
     ) -> Judgment {
         let (near, unrelated) = dispatch!(Level::new(), _simd => self.meet(row, anchors));
@@ -73,9 +73,7 @@ impl Judge {
                 _ if here(&anchor) => Reason::Unguarded,
                 _ => Reason::OtherView,
             },
-            None if dispatch!(Level::new(), _simd => ghosts.any(|ghost| self.haunts(ghost, row))) => {
-                Reason::Ghost
-            }
+            None if dispatch!(Level::new(), _simd => self.is_haunted(row, ghosts)) => Reason::Ghost,
             None => {
                 return self.judgment(row, Ruling::Forward, Reason::New, false, unrelated.nearest());
             }
@@ -106,22 +104,35 @@ impl Judge {
     fn meet<'a>(
         &self,
         row: &Likeness,
-        anchors: impl Iterator<Item = Candidate<'a>>,
+        anchors: impl Iterator<Item = impl Candidate<'a>>,
     ) -> (Vec<Near<'a>>, Unrelated<'a>) {
         let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
-        for (index, Candidate { likeness, standing }) in anchors.enumerate() {
+        for (index, anchor) in anchors.enumerate() {
+            let likeness = anchor.likeness();
             let reach =
                 if likeness.digest == row.digest { Some(Reach::Exact) } else { self.reach(row, likeness) };
             let Some(reach) = reach else {
                 unrelated.meet(row, likeness);
                 continue;
             };
-            near.push(Near { index, likeness, standing, reach });
+            near.push(Near { index, likeness, standing: anchor.standing(), reach });
             if near.last().is_some_and(Near::is_exact_here) {
                 break;
             }
         }
         (near, unrelated)
+    }
+
+    /// Whether the row lies in the suspect radius of any ghost.
+    #[inline(always)]
+    fn is_haunted<'a>(&self, row: &Likeness, ghosts: impl Iterator<Item = &'a Ghost>) -> bool {
+        // A loop, since an iterator's own `any` is compiled apart, for the least of all processors.
+        for ghost in ghosts {
+            if self.haunts(ghost, row) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether near-copies of the row lie in so many views that differ by other inputs only that the differences
@@ -379,7 +390,7 @@ mod tests {
     fn ghosts_raise_suspicion_and_never_answer() {
         let Cast { row, reuse, unrelated, .. } = cast();
         let rule = |ghost: &Ghost, rules: Rules, suspected| {
-            let candidates = [Candidate { likeness: &unrelated, standing: SameView }];
+            let candidates = [(&unrelated, SameView)];
             let judgment = judge(rules).rule(&row, candidates.into_iter(), [ghost].into_iter(), suspected);
             // A ghost cannot be measured; the nearest anchor can, in no radius as it is.
             assert_eq!(judgment.evidence.nearest.map(|nearest| nearest.bits), Some(128));

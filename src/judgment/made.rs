@@ -6,7 +6,7 @@ use super::image::Image;
 use super::likeness::Likeness;
 use super::palette::Palette;
 use super::rules::Rules;
-use super::ruling::{Candidate, Judgment, Standing};
+use super::ruling::{Judgment, Standing};
 use super::thumbnail::{Thumbnail, thumbnail_of};
 
 pub(super) fn judge(rules: Rules) -> Judge {
@@ -59,6 +59,5 @@ pub(super) fn ruled(
     anchors: &[(&Likeness, Standing)],
     suspected: bool,
 ) -> Judgment {
-    let candidates = anchors.iter().map(|&(likeness, standing)| Candidate { likeness, standing });
-    judge.rule(row, candidates, std::iter::empty(), suspected)
+    judge.rule(row, anchors.iter().copied(), std::iter::empty(), suspected)
 }

@@ -16,10 +16,11 @@ impl Judge {
     pub(super) fn rule_by_the_paper<'a>(
         &self,
         row: &Likeness,
-        anchors: impl Iterator<Item = Candidate<'a>>,
+        anchors: impl Iterator<Item = impl Candidate<'a>>,
     ) -> Judgment {
         let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
-        for (index, Candidate { likeness, standing }) in anchors.enumerate() {
+        for (index, anchor) in anchors.enumerate() {
+            let likeness = anchor.likeness();
             let reason = if likeness.digest == row.digest {
                 Reason::Exact
             } else if row.fingerprint.bits_from(&likeness.fingerprint)
@@ -34,7 +35,7 @@ impl Judge {
                 }
                 Reason::Pixels
             };
-            near.push(Near { index, likeness, standing, reach: Reach::Reuse(reason) });
+            near.push(Near { index, likeness, standing: anchor.standing(), reach: Reach::Reuse(reason) });
         }
         if let Some(anchor) = nearest(row, near.iter().filter(|near| near.standing == Standing::SameView)) {
             return self.judgment(
@@ -140,7 +141,7 @@ mod tests {
     fn ghosts_and_cells_mean_nothing_to_the_paper() {
         let (row, mut anchor) = neutral();
         anchor.cells = row.cells.clone();
-        let candidates = [Candidate { likeness: &anchor, standing: Standing::SameView }];
+        let candidates = [(&anchor, Standing::SameView)];
         let ghost = row.ghost();
         let judgment = judge(Rules::paper()).rule(&row, candidates.into_iter(), [&ghost].into_iter(), true);
         assert_eq!((judgment.ruling, judgment.evidence.reason), (Ruling::Forward, Reason::New));

@@ -11,12 +11,26 @@ use super::relief::correlation;
 use super::rules::Profile;
 
 /// An anchor as judgment sees it: its likeness, and how its question relates to the row's.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate<'a> {
+pub trait Candidate<'a> {
     /// What was kept of the anchor's row.
-    pub likeness: &'a Likeness,
-    /// Whether its answer could serve the row at all.
-    pub standing: Standing,
+    fn likeness(&self) -> &'a Likeness;
+
+    /// Whether its answer could serve the row at all. Asked of the few that are near: most anchors need never be told from the row but by
+    /// their likeness.
+    fn standing(&self) -> Standing;
+}
+
+/// A candidate whose standing is known beforehand.
+impl<'a> Candidate<'a> for (&'a Likeness, Standing) {
+    #[inline]
+    fn likeness(&self) -> &'a Likeness {
+        self.0
+    }
+
+    #[inline]
+    fn standing(&self) -> Standing {
+        self.1
+    }
 }
 
 /// What besides the pixels separates an anchor's question from the row's.
@@ -173,7 +187,7 @@ impl Judge {
     pub fn rule<'a>(
         &self,
         row: &Likeness,
-        anchors: impl Iterator<Item = Candidate<'a>>,
+        anchors: impl Iterator<Item = impl Candidate<'a>>,
         ghosts: impl Iterator<Item = &'a Ghost>,
         suspected: bool,
     ) -> Judgment {

@@ -54,10 +54,6 @@ impl Anchor {
         }
     }
 
-    pub(super) fn candidate(&self, view: &View) -> Candidate<'_> {
-        Candidate { likeness: &self.likeness, standing: self.standing(view) }
-    }
-
     /// Whether only the other inputs can tell this anchor's view from `view`.
     pub(super) fn shares_model(&self, view: &View) -> bool {
         self.view.form == view.form && self.view.version == view.version && self.view.model == view.model
@@ -90,6 +86,24 @@ impl Anchor {
             + shared_text(&self.view.model)
             + shared_text(&self.view.version)
             + kept
+    }
+}
+
+/// An anchor beside a row of this view.
+pub(super) struct Beside<'a> {
+    pub(super) anchor: &'a Anchor,
+    pub(super) view: &'a View,
+}
+
+impl<'a> Candidate<'a> for Beside<'a> {
+    #[inline]
+    fn likeness(&self) -> &'a Likeness {
+        &self.anchor.likeness
+    }
+
+    #[inline]
+    fn standing(&self) -> Standing {
+        self.anchor.standing(self.view)
     }
 }
 

@@ -1,14 +1,12 @@
 //! One session's past, and a call judged against it. The caller of these functions holds the session's lock.
 
-use super::anchor::{Anchor, Kept};
+use super::anchor::{Anchor, Beside, Kept};
 use super::flight::{Lead, Pending};
 use super::limits::Limits;
 use super::memory::{Bounds, Left, Memory};
 use super::suspicion::Suspicion;
 use super::{AnchorFacts, Claim, Judged, Origin, Outcome, Question, View};
-use crate::judgment::{
-    self, Candidate, Digest, Evidence, Judge, Likeness, Profile, Reason, Ruling, Standing,
-};
+use crate::judgment::{self, Digest, Evidence, Judge, Likeness, Profile, Reason, Ruling, Standing};
 use std::collections::{HashSet, VecDeque};
 use tokio::time::Instant;
 
@@ -101,7 +99,7 @@ impl History {
             return self.forward(asked, row, evidence, new_lead);
         }
         let suspected = self.suspicion.suspected(asked.limits.suspicions);
-        let candidates = self.memory.anchors().map(|anchor| anchor.candidate(asked.view));
+        let candidates = self.memory.anchors().map(|anchor| Beside { anchor, view: asked.view });
         let judgment = asked.judge.rule(&row, candidates, self.memory.ghosts(), suspected);
         if judgment.evidence.suspect {
             self.suspicion.count(asked.limits.suspicions);
@@ -159,11 +157,8 @@ impl History {
             return (Ruling::Forward, evidence);
         }
         let suspected = self.suspicion.suspected(asked.limits.suspicions);
-        let past = self
-            .memory
-            .anchors()
-            .map(|anchor| Candidate { likeness: &anchor.likeness, standing: anchor.standing_elsewhere() });
-        let earlier = earlier.iter().map(|likeness| Candidate { likeness, standing: Standing::OtherView });
+        let past = self.memory.anchors().map(|anchor| (&anchor.likeness, anchor.standing_elsewhere()));
+        let earlier = earlier.iter().map(|&likeness| (likeness, Standing::OtherView));
         let judgment = asked.judge.rule(row, past.chain(earlier), self.memory.ghosts(), suspected);
         (judgment.ruling, judgment.evidence)
     }
