@@ -24,10 +24,10 @@ use super::own::OwnLanes;
 use super::read::{Arrival, Asked, Opened};
 use super::readiness::Readiness;
 use super::release::{Occasion, Origin, Times};
-use super::replay::{Given, assemble, cover};
+use super::replay::{Claimed, Given, assemble, cover};
 use super::status::CallError;
 use super::upstream::{Reply, Upstream};
-use super::verdict::{counted, verdict};
+use super::verdict::{Untold, counted, verdict};
 use super::witness::Witness;
 use crate::config::OnUnreadable;
 use crate::judgment::Likeness;
@@ -161,14 +161,15 @@ impl<S: Store> Predictor<S> {
             Ok(asked) => asked,
             Err(refusal) => return self.unread(&call, &model, refusal).await,
         };
-        let judged = self.judge_all(&call, &asked).await;
+        let (judged, untold) = self.judge_all(&call, &asked).await;
         if model.treatment == Treatment::Observe || call.caller.shared {
             if call.caller.shared {
                 call.live.warn_of_shared_callers();
             }
+            drop(untold);
             return self.observe(&call, &asked, judged).await;
         }
-        self.enforce(&call, &asked, judged).await
+        self.enforce(&call, &asked, judged, untold).await
     }
 
     /// Judges a message that is then forwarded whatever the ruling, by somebody else, and whose answer is not seen: its likeness
@@ -187,20 +188,21 @@ impl<S: Store> Predictor<S> {
             self.telemetry.metrics.unreadable();
             return Ok(());
         };
-        let leads = leads(self.judge_all(&call, &asked).await);
+        let (judged, _untold) = self.judge_all(&call, &asked).await;
+        let leads = leads(judged);
         self.telemetry.metrics.forwarded(asked.query.rows());
         self.store.settle(leads.into_iter().map(|(_, lead)| (lead, Outcome::Unkept)).collect()).await;
         Ok(())
     }
 
-    /// Rulings for every row that could be read; the operator is told.
-    async fn judge_all(&self, call: &Call, asked: &Asked) -> Vec<(usize, Judged)> {
+    /// Rulings for every row that could be read, counted; and what the operator is to be told of them, if anything.
+    async fn judge_all(&self, call: &Call, asked: &Asked) -> (Vec<(usize, Judged)>, Option<Untold>) {
         let rows: Vec<usize> = (0..asked.query.rows()).collect();
         let stage = call.noted.stage(&self.telemetry, Stage::Judge);
         let judged = self.judge(call, asked, &rows).await;
         drop(stage);
-        self.tell(call, asked, &judged);
-        judged
+        let untold = self.count(call, asked, &judged);
+        (judged, untold)
     }
 
     /// Rulings for those of `rows` that could be read.
@@ -253,29 +255,32 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         asked: &Asked,
         judged: Vec<(usize, Judged)>,
+        untold: Option<Untold>,
     ) -> Result<Reply, CallError> {
-        let (mut leads, mut follows) = (Vec::new(), Vec::new());
+        let mut claimed = Claimed::default();
         for (row, judged) in judged {
             match judged.claim {
-                Claim::Forward(lead) => leads.push((row, lead)),
-                Claim::Replay(follow) => follows.push((row, follow)),
+                Claim::Forward(lead) => claimed.leads.push((row, lead)),
+                Claim::Replay(follow) => claimed.follows.push((row, follow)),
                 // The whole call is refused; the rows that it claimed are given up as the leads are dropped.
                 Claim::Refuse => return Err(CallError::Suspected),
             }
         }
-        let (valid, caller) = (self.is_valid(&call.head.headers, asked, &follows), call.caller.digest.0);
-        if follows.is_empty() {
+        let (valid, caller) =
+            (self.is_valid(&call.head.headers, asked, &claimed.follows), call.caller.digest.0);
+        if claimed.follows.is_empty() {
+            drop(untold);
             // Whoever has used up his own places, so that he could have no replay, gets no new answer either: a refusal must not tell which
             // it would have been. Where others have used up all places it may, or they could keep everybody from the model.
             if valid && call.live.held.is_used_up(caller) && call.live.shadows.is_used_up(caller) {
                 return Err(CallError::Overloaded);
             }
             let mut occasion = self.occasion(call, asked, false);
-            return self.ask_for_all(call, asked, leads, Some(&mut occasion)).await;
+            return self.ask_for_all(call, asked, claimed.leads, Some(&mut occasion)).await;
         }
         let occasion = self.occasion(call, asked, true);
         let cover = cover(call, &occasion, valid).ok_or(CallError::Overloaded)?;
-        self.replay(call, asked, &occasion, leads, follows, (cover, valid)).await
+        self.replay(call, asked, &occasion, claimed, (cover, valid), untold).await
     }
 
     /// A call of which every row is forwarded: the upstream's own bytes, unless outputs must be cut. Without an `occasion` nothing
@@ -345,8 +350,8 @@ impl<S: Store> Predictor<S> {
         }
     }
 
-    /// Tells the operator what was ruled.
-    fn tell(&self, call: &Call, asked: &Asked, judged: &[(usize, Judged)]) {
+    /// Counts rulings; answers what the operator is to be told besides.
+    fn count(&self, call: &Call, asked: &Asked, judged: &[(usize, Judged)]) -> Option<Untold> {
         let observed = asked.model.treatment == Treatment::Observe || call.caller.shared;
         let (telemetry, model) = (&self.telemetry, &asked.model);
         let label = telemetry.metrics.model(&model.name);
@@ -355,12 +360,16 @@ impl<S: Store> Predictor<S> {
         }
         let notable = |row: &&Judged| !matches!(row.claim, Claim::Forward(_));
         let rows = || judged.iter().map(|(_, row)| row);
-        let Some(first) = rows().find(notable).or_else(|| rows().next()) else { return };
+        let first = rows().find(notable).or_else(|| rows().next())?;
         if !notable(&first) && call.noted.trace.is_none() {
-            return;
+            return None;
         }
-        let verdict = verdict(call, asked, first, rows(), observed);
-        telemetry.tell(call.noted.trace.as_ref(), &verdict, call.noted.in_stream);
+        Some(Untold {
+            telemetry: Arc::clone(telemetry),
+            trace: call.noted.trace.clone(),
+            verdict: verdict(call, asked, first, rows(), observed),
+            in_stream: call.noted.in_stream,
+        })
     }
 }
 

@@ -39,7 +39,8 @@ pub(super) struct Occasion {
     moment: Moment,
     /// Thrown once: who draws again draws the larger of two.
     dice: f64,
-    target: Target,
+    /// When a reply leaves that nobody is asked for; none where it is not drawn yet, since most likely it is not needed.
+    target: Option<Target>,
     /// The call itself, where the model is asked for every row of it.
     under_way: Option<UnderWay>,
 }
@@ -55,7 +56,7 @@ impl Occasion {
     pub(super) fn is_best_shadowed(&self) -> bool {
         match self.mode {
             Mode::Shadow => true,
-            Mode::Sample | Mode::Bucket => matches!(self.target, Target::Guessed(_)),
+            Mode::Sample | Mode::Bucket => matches!(self.target, Some(Target::Guessed(_))),
             Mode::Mean | Mode::Off => false,
         }
     }
@@ -91,7 +92,8 @@ pub(super) enum Origin {
 
 impl<S: Store> Predictor<S> {
     /// The occasion of a call whose rows are ruled and of which nobody has been asked yet. Its time is drawn only where some row
-    /// is to be replayed: no other reply waits for it.
+    /// is to be replayed and the model is not to be asked in any case: no other reply waits for it, and a shadow that asks later than a new
+    /// picture's call would tell itself.
     pub(super) fn occasion(&self, call: &Call, asked: &Asked, replays: bool) -> Occasion {
         let query = &asked.query;
         let (burden, is_typed) = (query.burden(), query.is_typed());
@@ -111,15 +113,23 @@ impl<S: Store> Predictor<S> {
         let after = |asking| Moment::of(asking, call.live.held.in_use(), past);
         if !replays {
             let (under_way, asking) = self.upstream.begin();
-            let (moment, target) = (after(asking), Target::Guessed(None));
-            return Occasion { mode, stratum, moment, dice: 0.5, target, under_way: Some(under_way) };
+            let moment = after(asking);
+            return Occasion { mode, stratum, moment, dice: 0.5, target: None, under_way: Some(under_way) };
         }
         // A number that no caller can predict; without any, the middle is the best guess.
         let dice = getrandom::u64().map_or(0.5, uniform);
-        let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
         let moment = after(self.upstream.asking());
-        let target = latencies.drawn(mode, &stratum, moment, dice, patience);
-        Occasion { mode, stratum, moment, dice, target, under_way: None }
+        let mut occasion = Occasion { mode, stratum, moment, dice, target: None, under_way: None };
+        if mode != Mode::Shadow {
+            occasion.target = Some(self.drawn(call, &occasion));
+        }
+        occasion
+    }
+
+    fn drawn(&self, call: &Call, occasion: &Occasion) -> Target {
+        let Occasion { mode, stratum, moment, dice, .. } = occasion;
+        let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(call.arrived));
+        self.times.latencies.drawn(*mode, stratum, *moment, *dice, patience)
     }
 
     /// What comes of asking the model for every row; where the call ends before that, by its deadline or its caller, it is known at
@@ -165,7 +175,7 @@ impl<S: Store> Predictor<S> {
     /// `anchor` is how long the model took for the answers that are given, where every row has one from memory. Only such a call is
     /// measured; and none of those that come here is ever drawn from.
     pub(super) async fn hold(&self, call: &Call, occasion: &Occasion, anchor: Option<Duration>) {
-        let target = match occasion.target {
+        let target = match occasion.target.unwrap_or_else(|| self.drawn(call, occasion)) {
             Target::Drawn(target) | Target::Guessed(Some(target)) => target,
             Target::Guessed(None) => anchor.map(|took| about(took, occasion.dice)).unwrap_or_default(),
         };

@@ -19,6 +19,7 @@ use super::read::Asked;
 use super::release::{Occasion, Origin};
 use super::status::CallError;
 use super::upstream::{Reply, UpstreamError};
+use super::verdict::Untold;
 use crate::judgment::Likeness;
 use crate::protocol::answer::AnswerError;
 use crate::session::{Answer, Claim, Follow, Lead, Store};
@@ -40,9 +41,9 @@ impl<S: Store> Predictor<S> {
         call: &Call,
         asked: &Asked,
         occasion: &Occasion,
-        leads: Vec<(usize, Lead)>,
-        mut follows: Vec<(usize, Follow)>,
+        Claimed { leads, mut follows }: Claimed,
         (cover, valid): (Cover, bool),
+        untold: Option<Untold>,
     ) -> Result<Reply, CallError> {
         let shadowed = matches!(cover, Cover::Shadow(_));
         if shadowed {
@@ -52,7 +53,19 @@ impl<S: Store> Predictor<S> {
         let is_replayed = |row: &usize| follows.iter().any(|(followed, _)| followed == row);
         let others: Vec<usize> = (0..asked.query.rows()).filter(|row| !is_replayed(row)).collect();
 
-        let beside = match self.ask_beside(call, asked, occasion, leads, &others, (shadowed, valid)).await {
+        // While the model works, once the question is on its way, the operator is told, and the reply put together where all is at hand: a
+        // shadow must neither ask later than a new picture's call nor leave later than its reply.
+        let at_hand = others.is_empty() && follows.iter().all(|(_, follow)| follow.ready().is_some());
+        let asks = self.ask_beside(call, asked, occasion, leads, &others, (shadowed, valid));
+        let (beside, early) = tokio::join!(asks, async {
+            tokio::task::yield_now().await;
+            drop(untold);
+            if !at_hand {
+                return None;
+            }
+            Some(self.put_together(call, asked, &mut follows, &[], &[]).await)
+        });
+        let beside = match beside {
             Ok(beside) => beside,
             Err(failed) => {
                 let is_told = shadowed && !valid || is_away(&failed);
@@ -60,13 +73,22 @@ impl<S: Store> Predictor<S> {
                 return failed;
             }
         };
-        let followed = match self.follow_all(call, asked, &mut follows, &beside.fresh).await {
-            Ok(followed) => followed,
+        let put_together = match early {
+            Some(early) => early,
+            None => self.put_together(call, asked, &mut follows, &others, &beside.fresh).await,
+        };
+        let (followed, reply) = match put_together {
+            Ok(put_together) => put_together,
             Err(failed) => {
                 self.leave(call, occasion, None, None).await;
                 return failed;
             }
         };
+        for (row, given) in &followed.given {
+            if let Some(fresh) = answer_of(&beside.fresh, *row) {
+                learn_scores(asked, *row, fresh, given);
+            }
+        }
 
         // Who waits for another call takes longer than the model took for this one.
         let origin = beside.origin.map(|origin| if followed.waited { Origin::Odd } else { origin });
@@ -74,18 +96,30 @@ impl<S: Store> Predictor<S> {
         if let Some(saved) = took.filter(|_| !shadowed) {
             call.noted.set("refrain.upstream.saved_time", saved);
         }
-        let mut answers: Vec<Option<Given>> = Vec::new();
-        answers.resize_with(asked.query.rows(), || None);
-        for row in others {
-            answers[row] = answer_of(&beside.fresh, row).cloned().map(Given::fresh);
-        }
-        for (row, given) in followed.given {
-            answers[row] = Some(given);
-        }
         // Answers that make no reply leave when a reply would have left.
-        let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
         self.leave(call, occasion, origin, took).await;
-        Ok(reply?)
+        reply
+    }
+
+    /// The reply: the answers that the replayed rows were promised, waited for, and the model's `fresh` ones to the `others`.
+    async fn put_together(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        follows: &mut [(usize, Follow)],
+        others: &[usize],
+        fresh: &[(usize, Answer)],
+    ) -> Result<(Followed, Result<Reply, CallError>), Failed> {
+        let followed = self.follow_all(call, asked, follows).await?;
+        let mut answers = vec![None; asked.query.rows()];
+        for &row in others {
+            answers[row] = answer_of(fresh, row).cloned().map(Given::fresh);
+        }
+        for (row, given) in &followed.given {
+            answers[*row] = Some(given.clone());
+        }
+        let reply = assemble(answers, asked).map(|frame| asked.model.template().reply(frame));
+        Ok((followed, reply.map_err(CallError::from)))
     }
 
     /// What the model says besides the replays: of the `others`, and under a shadow of every row.
@@ -134,21 +168,17 @@ impl<S: Store> Predictor<S> {
         }
     }
 
-    /// The answers that the replayed rows were promised, waited for; `fresh` is what the model said of any of them in vain.
+    /// The answers that the replayed rows were promised, waited for.
     async fn follow_all(
         self: &Arc<Self>,
         call: &Call,
         asked: &Asked,
         follows: &mut [(usize, Follow)],
-        fresh: &[(usize, Answer)],
     ) -> Result<Followed, Failed> {
         let mut followed = Followed { given: Vec::new(), waited: false, took: Some(Duration::ZERO) };
         for (row, follow) in follows {
             followed.waited |= follow.ready().is_none();
             let given = self.followed(call, asked, *row, follow).await?;
-            if let Some(fresh) = answer_of(fresh, *row) {
-                learn_scores(asked, *row, fresh, &given);
-            }
             let from_memory = followed.took.filter(|_| given.of.is_some());
             followed.took = from_memory.map(|took| took.max(given.answer.took));
             followed.given.push((*row, given));
@@ -213,6 +243,15 @@ impl<S: Store> Predictor<S> {
     }
 }
 
+/// The rows of a call by what was claimed for them.
+#[derive(Default)]
+pub(super) struct Claimed {
+    /// Those that the model is asked for.
+    pub(super) leads: Vec<(usize, Lead)>,
+    /// Those that are replayed.
+    pub(super) follows: Vec<(usize, Follow)>,
+}
+
 /// What the model said of a call of which some row is replayed.
 #[derive(Default)]
 struct Beside {
@@ -249,6 +288,7 @@ pub(super) fn cover(call: &Call, occasion: &Occasion, valid: bool) -> Option<Cov
 }
 
 /// A row's answer.
+#[derive(Clone)]
 pub(super) struct Given {
     answer: Answer,
     /// What the picture looked like of which the model said so; none where it is the row's own.

@@ -1,10 +1,27 @@
 //! What was ruled on a message, in the operator's words.
 
+use std::sync::Arc;
+
 use super::call::Call;
 use super::read::Asked;
 use crate::judgment::{Distances, Profile, Rules};
 use crate::session::{AnchorFacts, Claim, Judged, Source};
-use crate::telemetry::{Decision, Matched, Measured, Nearness, Row, Rows, Verdict};
+use crate::telemetry::{Decision, Matched, Measured, Nearness, Row, Rows, Telemetry, Trace, Verdict};
+
+/// A verdict that the operator is told when this is dropped, whichever way its call goes. A line of the log takes as long as a ruling does, so
+/// a shadow asks the model first.
+pub(super) struct Untold {
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) trace: Option<Arc<Trace>>,
+    pub(super) verdict: Verdict,
+    pub(super) in_stream: bool,
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.telemetry.tell(self.trace.as_ref(), &self.verdict, self.in_stream);
+    }
+}
 
 /// A row as it is counted; `observed` says that it is forwarded whatever its ruling.
 pub(super) fn counted(row: &Judged, observed: bool) -> Row {
