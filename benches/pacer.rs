@@ -1,7 +1,7 @@
-//! How late held replies leave: [`FinePacer`] against tokio's own timer, with 1, 64 and 1,000 that wait, idle and beside work on all cores.
+//! How late held replies leave: [`FinePacer`] against tokio's own timer, with 1, 64, 1,000 and 10,000 that wait, idle and beside work on all cores.
 //!
 //! ```text
-//! cargo bench --bench pacer                 the table; some 100 s
+//! cargo bench --bench pacer                 the table; some two minutes
 //! cargo bench --bench pacer -- --seconds 2  a shorter one
 //! ```
 //!
@@ -36,7 +36,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
     for busy in [false, true] {
         let work = Work::on(if busy { cores } else { 0 });
-        for waiting in [1, 64, 1000] {
+        for waiting in [1, 64, 1000, 10_000] {
             for fine in [true, false] {
                 let pacer: Arc<dyn Pacer> =
                     if fine { Arc::new(FinePacer::new().unwrap()) } else { Arc::new(ClockPacer) };
@@ -91,19 +91,24 @@ async fn measure(pacer: Arc<dyn Pacer>, waiting: u32, long: Duration) -> Measure
         let pacer = Arc::clone(&pacer);
         async move {
             let (mut late, mut random) = (Vec::new(), u64::from(number) + 1);
-            while Instant::now() < ends {
+            // The first waits are spread over all of the time that a wait takes, or with many waiters none would end for a while.
+            let mut least = 0.0;
+            loop {
                 random =
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let moment = Instant::now() + apart.mul_f64(0.5 + uniform(random));
+                let moment = Instant::now() + apart.mul_f64(least + uniform(random));
+                if moment >= ends {
+                    return late;
+                }
+                least = 0.5;
                 pacer.until(moment).await;
                 let now = Instant::now();
                 let (after, before) =
                     (now.saturating_duration_since(moment), moment.saturating_duration_since(now));
-                if moment >= begins && moment < ends {
+                if moment >= begins {
                     late.push(after.as_nanos() as i64 - before.as_nanos() as i64);
                 }
             }
-            late
         }
     };
     let waiters: Vec<_> = (0..waiting).map(|number| tokio::spawn(waiter(number))).collect();
