@@ -16,7 +16,8 @@ RESULTS = HERE / "results"
 MACHINE = "2-core virtual machine, x86-64, 24 GiB"
 
 # The sections of RESULTS.md, in the order in which they are read.
-ORDER = ["classifiers", "one_pixel", "jsma", "searches", "searches-10000", "searches-lenet", "transfer", "suspicions", "scores", "adaptive", "honest", "sweep"]
+ORDER = ["classifiers", "one_pixel", "one_pixel-others", "jsma", "searches", "searches-150", "searches-10000", "searches-others", "transfer", "suspicions", "scores"]
+ORDER += ["adaptive", "honest", "sweep"]
 
 
 def upper(hits, of):

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import sys
 
 import classifiers
 import data
@@ -106,9 +107,16 @@ def of_classifiers(asked):
         section.data["classifiers"] = rows
 
 
+def of_the_table(asked, its_own):
+    """The classifiers asked for, or those of the table that are there."""
+    if others := set(asked.models or []) - set(its_own):
+        sys.exit(f"{asked.name}: {', '.join(sorted(others))} not in this table, which has {', '.join(its_own)}")
+    return asked.models or [name for name in classifiers.made() if name in its_own]
+
+
 def of_one_pixel(asked):
     """Tables 2 and 3."""
-    models = [name for name in asked.models or classifiers.made() if name in (classifiers.CONVERTED, *paper.ONE_PIXEL)]
+    models = of_the_table(asked, [classifiers.CONVERTED, *paper.ONE_PIXEL])
     with Section(asked.section or "one_pixel", "The paper's Tables 2 and 3: the one-pixel attack", asked.seed) as section, grounds(asked, section, models) as of:
         head = ["model", "pixels", "", "the paper, without → with", "bare: seen", "`paper`, sent first", "`hardened`, sent first", "`hardened`, not sent"]
         rows = Rows(section, head, f"{asked.images} pictures a cell that the bare model gets right, at most {asked.queries:,} queries each. {THREE} {SENT}", bars)
@@ -132,7 +140,7 @@ def of_jsma(asked):
     from attacks.saliency import GAMMA, jsma
     from classifiers.gradients import Known
 
-    models = [name for name in asked.models or classifiers.made() if name in paper.JSMA]
+    models = of_the_table(asked, paper.JSMA)
     with Section(asked.section or "jsma", "The paper's Table 1: JSMA", asked.seed) as section, grounds(asked, section, models) as of:
         head = ["model", "theta", "the paper, without → with", "bare: seen", "`paper`, after its clean picture", "`hardened`, after it", "`hardened`, without it", "`hardened`, predictions by the service"]
         before = (
