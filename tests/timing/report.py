@@ -22,7 +22,7 @@ GOAL_SAMPLE, GOAL_SHADOW = 1_000, 100_000
 # Of the calls that others were to make: fewer is another load than the one named.
 OTHERS = 0.8
 # What has changed since in how calls run, by the commit that changed it: the report says which runs are older.
-CHANGES = {"0113b0c": "connections had threads of their own", "9ff0537": "the hold's correction was again one for all threads"}
+CHANGES = {"3b6ca93": "a shadow asked the model before the log was written", "98cdc6f": "a model's reply left at once again, as it did before aca6e2c"}
 
 
 def number(value):
