@@ -149,14 +149,18 @@ def test_triton_continues_our_trace(rotel, refrain, clients):
     flags = ("mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=1")
     with servers.Triton(*(f"--trace-config={flag}" for flag in flags), only=("clf_u8",)) as traced:
         proxy = refrain(upstream=f"http://127.0.0.1:{traced.grpc}", variables=exporting(rotel, "http/protobuf"))
-        alice = clients(proxy, user="alice")
-        # One call at a time: Triton 2.51 dies of tracing two at once.
-        assert alice.ask("clf_u8", photo(0)).code == "OK"
-        spans = rotel.until(lambda spans: any(span["name"] == "InferRequest" for span in spans))
-        ours = next(span for span in spans if span["kind"] == "Client" and span["name"] == METHOD)
-        assert [(span["trace"], span["parent"]) for span in spans if span["name"] == "InferRequest"] == [
-            (ours["trace"], ours["span"])
-        ]
+        # One call at a time: Triton 2.51 dies of tracing two at once. And several, since it begins a trace of its own for about every sixth, as it
+        # does for every seventeenth of those that a C++ client sends it without us.
+        pictures = range(12)
+        for each in pictures:
+            assert clients(proxy, user=f"caller {each}").ask("clf_u8", photo(each)).code == "OK"
+        theirs_of = lambda spans: [span for span in spans if span["name"] == "InferRequest"]  # noqa: E731
+        spans = rotel.until(lambda spans: len(theirs_of(spans)) == len(pictures))
+        ours = {(span["trace"], span["span"]) for span in spans if span["kind"] == "Client" and span["name"] == METHOD}
+        assert len(ours) == len(pictures)
+        continued = [(span["trace"], span["parent"]) for span in theirs_of(spans) if span["parent"]]
+        assert continued and set(continued) <= ours
+        assert len(set(continued)) == len(continued)
 
 
 def test_callers_get_the_same_with_telemetry_and_without(rotel, refrain, clients):
