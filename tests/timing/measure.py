@@ -4,6 +4,7 @@ import collections
 import contextlib
 import datetime
 import gc
+import os
 import pathlib
 import subprocess
 import time
@@ -32,6 +33,8 @@ BESIDE = {
     # A new picture is asked for right after each call, before its answer; or another question of the same kind.
     "companion": "",
     "couples": "",
+    # The caller has the last processor to himself, as one who is far away has; the servers have the others.
+    "apart": "",
     # Nothing, and new pictures and copies in turns: no copy ever comes at a moment at which a new picture comes.
     "turns": "",
 }
@@ -156,6 +159,17 @@ def no_collection():
         gc.unfreeze()
 
 
+@contextlib.contextmanager
+def on(processors):
+    """This process, and what it starts meanwhile, runs on these processors alone."""
+    all_of_them = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+
+
 def commit():
     said = subprocess.run(["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True, cwd=world.ROOT)
     return said.stdout.strip() or "unknown"
@@ -181,8 +195,14 @@ def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
     warm = plan.calls({("warm", False): BASES + 8}) + plan.calls({("warm", kind): WARM_UP // 2 for kind in (False, True)}, turns)
     parts = [plan.calls(part, turns) for part in missing]
     configured = world.configured(mode, BESIDE[beside], top)
+    *others_have, last = sorted(os.sched_getaffinity(0))
+    apart = beside == "apart"
+    assert others_have or not apart, "apart takes two processors at least"
     # What can be answered is measured through a sidecar of its own: the other remembers nothing of it.
-    with world.sidecars(configured, configured) as (port, spare, upstream), world.Others(port, spare, seed) as others:
+    with contextlib.ExitStack() as stack:
+        with on(others_have) if apart else contextlib.nullcontext():
+            port, spare, upstream = stack.enter_context(world.sidecars(configured, configured))
+            others = stack.enter_context(world.Others(port, spare, seed))
         about = {
             **this, "count": count, "commit": commit(), "date": str(datetime.date.today()),
             "a_call": world.seconds_a_call(upstream), "capacity": others.capacity(),
@@ -200,7 +220,7 @@ def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
             others_too = plan.companions(warm + parts[0] + parts[1], alike=beside == "couples")
             companion = Connection(port, f"{USER}-too"), others_too
         caller = Caller(port, samples, companion)
-        with no_collection():
+        with no_collection(), on({last}) if apart else contextlib.nullcontext():
             caller.miss_one(plan.questions)
             for each in warm:
                 caller.call(*each)
@@ -213,7 +233,7 @@ def run(path: pathlib.Path, mode, load, beside, count, deadlines, seed, top=""):
             for each in parts[1]:
                 caller.call(*each)
         forwarded = sum(not replayed for _, replayed, *_ in parts[0])
-        if beside == "none" and load == "idle":
+        if beside in ("none", "apart") and load == "idle":
             ask_anew(port, caller, samples)
         samples.say(
             ended={

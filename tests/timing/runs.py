@@ -31,6 +31,8 @@ def matrix():
     for beside in ("cap", "cancels", "companion", "couples", "turns"):
         yield "sample", "idle", beside
     yield "shadow", "idle", "companion"
+    for mode in ("sample", "shadow"):
+        yield mode, "idle", "apart"
 
 
 def name(mode, load, beside, seed, top):
@@ -53,7 +55,7 @@ def main():
     asked = parser.parse_args()
     chosen = [] if asked.what == "report" else list(matrix()) if asked.what == "matrix" else [(asked.what, asked.load, asked.beside)]
     for mode, load, beside in chosen:
-        count = int(asked.n * (SHARES.get(load, 1) if beside == "none" else SHARE_BESIDE))
+        count = int(asked.n * (SHARES.get(load, 1) if beside in ("none", "apart") else SHARE_BESIDE))
         path = asked.into / name(mode, load, beside, asked.seed, asked.top)
         began = time.monotonic()
         measure.run(path, mode, load, beside, count, int(count * DEADLINES), asked.seed, asked.top)
