@@ -5,13 +5,20 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benches" / "results"
-MACHINE = os.environ.get("BENCH_MACHINE", "2-core virtual machine, x86-64, 24 GiB")
 BEGAN = time.monotonic()
+
+
+def machine():
+    """What this runs on: figures of one kind of processor say little of another's."""
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    return f"{os.cpu_count()} processors ({cpu}), {memory:.0f} GiB"
 
 
 def about(command):
@@ -25,7 +32,7 @@ def about(command):
         "command": command,
         "commit": commit + (" and changes" if changed else ""),
         "date": datetime.date.today().isoformat(),
-        "machine": MACHINE,
+        "machine": machine(),
         "binary": hashlib.sha256(binary.read_bytes()).hexdigest()[:12] if binary.exists() else None,
         "load_before": round(os.getloadavg()[0], 1),
     }
