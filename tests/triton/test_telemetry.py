@@ -149,8 +149,8 @@ def test_triton_continues_our_trace(rotel, refrain, clients):
     flags = ("mode=opentelemetry", f"opentelemetry,url={url}", "level=TIMESTAMPS", "rate=1")
     with servers.Triton(*(f"--trace-config={flag}" for flag in flags), only=("clf_u8",)) as traced:
         proxy = refrain(upstream=f"http://127.0.0.1:{traced.grpc}", variables=exporting(rotel, "http/protobuf"))
-        # One call at a time: Triton 2.51 dies of tracing two at once. And several, since it begins a trace of its own for about every sixth, as it
-        # does for every seventeenth of those that a C++ client sends it without us.
+        # One call at a time: Triton 2.51 dies of tracing two at once. And several, since it begins a trace of its own for some, as it does for
+        # some of those that a client sends it without us.
         pictures = range(12)
         for each in pictures:
             assert clients(proxy, user=f"caller {each}").ask("clf_u8", photo(each)).code == "OK"
