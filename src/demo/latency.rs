@@ -10,7 +10,7 @@ use super::random::Random;
 use super::world::World;
 use super::{DemoError, Progress};
 
-/// Forwarded calls before the first that counts: as many as the time layer remembers, so that none of the attacks' is left.
+/// Forwarded calls before the first that counts: enough for the time layer to know that the model takes longer than in the attacks.
 const WARM_UP: usize = 40;
 
 /// Durations by the caller's own clock, ascending.

@@ -47,6 +47,13 @@ struct Sample {
     before: Option<Past>,
 }
 
+impl Sample {
+    /// Whether calls took about as long when this one came as they did before `now`; so they did as far as nothing else is known.
+    fn is_of_era(&self, now: Option<Past>) -> bool {
+        self.before.zip(now).is_none_or(|(before, now)| before.is_of_era(now))
+    }
+}
+
 struct Known {
     /// Under whatever load.
     strata: Recent<Stratum, Ring<Sample, LATELY>>,
@@ -120,10 +127,11 @@ impl Latencies {
     /// From durations of the last ten minutes, 16 or more and the newest 128 of them: those of the stratum under a load like the present one,
     /// counted as though the held calls were asked too; where these are too few, those under the neighbouring loads too, or after
     /// whatever rest; then those under any. Of those that came after a rest older ones than the last 256 of the stratum count only where else there are too few. Of these the sixteen with a past most like the present one. Never of another stratum: another number of rows or another size takes
-    /// another time, and who asks for a size that nobody asked before would tell replays by it.
+    /// another time, and who asks for a size that nobody asked before would tell replays by it. Nor from before a time when calls
+    /// usually took less than half or more than twice as long as they do now.
     ///
-    /// Where even the stratum has too few, a guess: by its own durations, however few and old, else by those of the same model and
-    /// version, whatever was asked. A guess too where as many calls are under way as at none of the last 128 that came beside so many; and
+    /// Where even the stratum has too few, a guess: by its own last sixteen durations, however few and old, else by those of
+    /// the same model and version, whatever was asked. A guess too where as many calls are under way as at none of the last 128 that came beside so many; and
     /// where the dice fall beyond all durations that were seen to their end, and within the caller's patience.
     pub fn drawn(
         &self,
@@ -137,7 +145,7 @@ impl Latencies {
             return Target::Drawn(Duration::ZERO);
         }
         let known = self.known();
-        let Some(Alike { samples, under_load }) = known.alike(stratum, moment.with_held) else {
+        let Some(Alike { samples, under_load }) = known.alike(stratum, moment) else {
             return Target::Guessed(known.guess(mode, stratum, dice));
         };
         if mode == Mode::Mean {
@@ -169,12 +177,18 @@ impl Known {
     ///
     /// Who asks a new picture and a copy in turns leaves the model to rest before each new one and before no copy. What it takes without a
     /// rest is then known of times long past if at all, while he compares his copies with new pictures of now.
-    fn alike(&self, stratum: &Stratum, load: Load) -> Option<Alike> {
+    ///
+    /// None of another era either: the model may have become several times as fast or slow since, and a load may be so rare that
+    /// all that is known of it is from before.
+    fn alike(&self, stratum: &Stratum, moment: Moment) -> Option<Alike> {
+        let load = moment.with_held;
         let since = Instant::now().checked_sub(FRESH);
         let is_fresh = |sample: &&Sample| since.is_none_or(|since| sample.at >= since);
+        let is_of_now = |sample: &&Sample| sample.is_of_era(moment.past);
         // Newest first, so the first are enough.
         let some = |samples: &mut dyn Iterator<Item = &Sample>| -> Option<Vec<Sample>> {
-            let samples: Vec<Sample> = samples.take_while(is_fresh).take(RING).copied().collect();
+            let samples: Vec<Sample> =
+                samples.take_while(is_fresh).filter(is_of_now).take(RING).copied().collect();
             (samples.iter().filter(|sample| !sample.seen.cut).count() >= ENOUGH).then_some(samples)
         };
         let lately = self.strata.get(stratum)?;
@@ -193,13 +207,13 @@ impl Known {
 
     /// By what little is known: of the stratum, however few and old, else of its model.
     fn guess(&self, mode: Mode, stratum: &Stratum, dice: f64) -> Option<Duration> {
-        let whole = |samples: &[Sample]| -> Option<Vec<Seen>> {
-            let seen = samples.iter().map(|sample| sample.seen);
-            let whole: Vec<Seen> = seen.filter(|seen| !seen.cut).collect();
+        let whole = |samples: &mut dyn Iterator<Item = &Sample>| -> Option<Vec<Seen>> {
+            let seen = samples.map(|sample| sample.seen);
+            let whole: Vec<Seen> = seen.filter(|seen| !seen.cut).take(USUAL).collect();
             (!whole.is_empty()).then_some(whole)
         };
-        let own = self.strata.get(stratum).and_then(|own| whole(own.items()));
-        let of_model = || self.pools.get(&pool(stratum)).and_then(|pool| whole(pool.items()));
+        let own = self.strata.get(stratum).and_then(|own| whole(&mut own.newest()));
+        let of_model = || self.pools.get(&pool(stratum)).and_then(|pool| whole(&mut pool.newest()));
         let nearest = own.or_else(of_model)?;
         if mode == Mode::Mean {
             return mean(&nearest);
@@ -407,6 +421,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_model_that_became_slower_is_drawn_no_time_of_before_under_whatever_load() {
+        let latencies = Latencies::new();
+        let now =
+            |latencies: &Latencies, rested| Moment { past: latencies.past(&stratum(1)), ..under(0, rested) };
+        for _ in 0..ENOUGH {
+            latencies.record(&stratum(1), now(&latencies, 0), ms(1));
+            latencies.record(&stratum(1), now(&latencies, 8), ms(1));
+        }
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies, 0)), [0]);
+        // From here on it takes five times as long, and no copy comes after so long a rest as new pictures do.
+        for _ in 0..USUAL {
+            latencies.record(&stratum(1), now(&latencies, 8), ms(5));
+        }
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies, 0)), [0; 0], "too few of now");
+        for _ in 0..ENOUGH {
+            latencies.record(&stratum(1), now(&latencies, 8), ms(5));
+        }
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies, 0)), [2]);
+        assert_eq!(all(&latencies, &stratum(1), now(&latencies, 8)), [2]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn copies_that_come_at_once_take_as_long_as_new_pictures_that_do() {
         let latencies = Latencies::new();
         for _ in 0..ENOUGH {
@@ -457,8 +493,8 @@ mod tests {
         assert_eq!(target(Mode::Off, 0.7), Duration::ZERO);
         assert_eq!(
             guess(&latencies, Mode::Mean, &stratum(2)),
-            Some(ms(16)),
-            "the paper's mean of whatever is known"
+            Some(ms(47) / 2),
+            "the paper's mean of the last that are known"
         );
         let nothing = Latencies::new();
         assert_eq!(nothing.drawn(Mode::Off, &stratum(1), idle(), 0.7, None), Target::Drawn(Duration::ZERO));

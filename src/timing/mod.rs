@@ -162,6 +162,15 @@ pub struct Past {
 }
 
 impl Past {
+    /// Calls that usually take more than so many times as long as before are those of another era.
+    const ERA: u32 = 2;
+
+    /// Whether calls usually took about as long in both: at most twice and at least half.
+    fn is_of_era(self, other: Self) -> bool {
+        let [less, more] = [self.usual.min(other.usual), self.usual.max(other.usual)];
+        more <= less * Self::ERA
+    }
+
     /// How unlike two pasts are: by the logarithms of their ratios, the median's at half its weight, and by whether the last one was cut.
     fn unlike(self, other: Self) -> f64 {
         // A call may be cut before any time has passed.
