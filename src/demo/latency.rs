@@ -9,9 +9,10 @@ use super::photos::{Photo, Picture, SIDE};
 use super::random::Random;
 use super::world::World;
 use super::{DemoError, Progress};
+use crate::timing::Latencies;
 
-/// Forwarded calls before the first that counts: enough for the time layer to know that the model takes longer than in the attacks.
-const WARM_UP: usize = 40;
+/// Forwarded calls before the first that counts: as many as the time layer draws from, so that none of the attacks' is left.
+const WARM_UP: usize = Latencies::DRAWN_FROM;
 
 /// Durations by the caller's own clock, ascending.
 #[derive(Clone, Debug)]

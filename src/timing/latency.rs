@@ -19,6 +19,8 @@ const LATELY: usize = 256;
 const NEAREST: usize = 16;
 /// Calls whose median is part of a past.
 const USUAL: usize = 16;
+/// Of fewer calls of a stratum it is not said that they are of several eras: the first ones of a server are slow.
+const SETTLED: usize = 2 * USUAL;
 /// Fewer than these say too little of a distribution.
 const ENOUGH: usize = 16;
 /// Older than this says little of now.
@@ -79,6 +81,9 @@ impl Default for Latencies {
 }
 
 impl Latencies {
+    /// Calls of a stratum after which none of those before them is drawn from, whatever the load, as long as the model rests between them.
+    pub const DRAWN_FROM: usize = LATELY;
+
     /// Nothing known yet.
     pub fn new() -> Self {
         let known =
@@ -184,14 +189,15 @@ impl Known {
         let load = moment.with_held;
         let since = Instant::now().checked_sub(FRESH);
         let is_fresh = |sample: &&Sample| since.is_none_or(|since| sample.at >= since);
-        let is_of_now = |sample: &&Sample| sample.is_of_era(moment.past);
+        let lately = self.strata.get(stratum)?;
+        let is_settled = lately.items().len() > SETTLED;
+        let is_of_now = |sample: &&Sample| !is_settled || sample.is_of_era(moment.past);
         // Newest first, so the first are enough.
         let some = |samples: &mut dyn Iterator<Item = &Sample>| -> Option<Vec<Sample>> {
             let samples: Vec<Sample> =
                 samples.take_while(is_fresh).filter(is_of_now).take(RING).copied().collect();
             (samples.iter().filter(|sample| !sample.seen.cut).count() >= ENOUGH).then_some(samples)
         };
-        let lately = self.strata.get(stratum)?;
         let within = |steps| some(&mut lately.newest().filter(|sample| sample.load.is_within(steps, load)));
         let of_load = || some(&mut self.under_load.get(&(stratum.clone(), load))?.newest());
         let under_load = if load.is_busy() {
