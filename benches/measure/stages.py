@@ -24,6 +24,8 @@ ROUNDS = {"new": 4, "near-copies": 2}
 # Whose code a symbol is, the first that matches: by the crates that it names.
 OWNERS = [
     ("kernel", r"\[k\]"),
+    # What is compiled for each kind of vector unit bears the unit's name and not its own.
+    ("likeness and ruling, vectors", r"fearless_simd"),
     ("reading and likeness", r"refrain::(judgment|protocol)|blake3|rustdct|rustfft|zune|image::"),
     ("ruling and store", r"refrain::session"),
     ("telemetry", r"opentelemetry|tracing|refrain::telemetry|prometheus"),
