@@ -3,7 +3,7 @@
 //! Two kinds of lock, both `std` mutexes because nothing is awaited under them and the sections are short:
 //!
 //! * a session's own, held while its rows are judged (tens of microseconds against a full past). Only calls of the same
-//!   caller meet there, and they must, for judging and claiming to be one step.
+//!   caller meet there, and they must, for judging and claiming to be one step. Who finds it taken stays awake for a while.
 //! * the ledger's, held for a few steps on a table; all calls meet there, twice each.
 //!
 //! The order is session, then ledger; never the other way, and never two sessions. A visit keeps a session from leaving
@@ -18,11 +18,14 @@ use super::ledger::{Leavers, Ledger, Stats, Visited};
 use super::{Answer, Claim, Glance, Judged, Limits, Outcome, Question, SessionKey, Store};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use tokio::time::Instant;
 
 /// How many silent sessions each call tidies away, so that the work keeps up without a task of its own.
 const TIDIED_PER_CALL: usize = 2;
+
+/// How often a session's lock is looked at before a thread sleeps for it: some 20 to 50 microseconds, about as long as a row is judged.
+const LOOKS: u32 = 1000;
 
 /// The store that needs nothing installed. Shared behind an `Arc`.
 pub struct Embedded {
@@ -160,7 +163,7 @@ impl Shared {
         let now = Instant::now();
         let Some(visited) = lock(&self.ledger).find(&place.session, now) else { return };
         let visit = Visit { shared: self, visited };
-        let mut history = lock(&visit.visited.session.history);
+        let mut history = lock_awake(&visit.visited.session.history);
         history.settle(place.anchor, outcome, now);
         visit.account(history, now);
     }
@@ -186,7 +189,7 @@ impl Shared {
 
 impl Visit<'_> {
     fn judge(&self, question: Question, now: Instant) -> Vec<Judged> {
-        let mut history = lock(&self.visited.session.history);
+        let mut history = lock_awake(&self.visited.session.history);
         let judged = history.judge(question, &self.shared.limits, now, &mut || {
             let anchor = self.shared.anchors.fetch_add(1, Ordering::Relaxed);
             let place = Place { session: self.visited.session.key.clone(), anchor };
@@ -216,6 +219,22 @@ impl Home for Shared {
     fn abandon(&self, place: &Place) {
         self.settle_at(place, &Outcome::Failed);
     }
+}
+
+/// As [`lock`], for a lock that is held about as long as it takes to fall asleep and be woken: looks again for a while before it sleeps.
+///
+/// The calls of one caller meet at his session's lock. While one was judged another's thread slept, with every connection that it serves:
+/// with many calls at once much of what a caller could ask was lost by it (`benches/RESULTS.md`, before and after). `std`'s own mutex looks for a tenth as long, and
+/// `parking_lot`'s made no difference to it.
+fn lock_awake<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..LOOKS {
+        match mutex.try_lock() {
+            Ok(guard) => return guard,
+            Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => std::hint::spin_loop(),
+        }
+    }
+    lock(mutex)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
