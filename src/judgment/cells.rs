@@ -106,6 +106,39 @@ pub(super) fn farthest<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> u8 {
     apart(a, b).into_iter().max().unwrap_or_default()
 }
 
+/// Whether fewer than `needed` coarse cells can be within `level`, whatever cast is taken off: the short way to no that nearly all
+/// unrelated pictures go.
+///
+/// Two cells that are within a level of the other picture's lie above one another as there, to within two levels. So each of eight
+/// disjoint pairs that does not has a cell outside. Halves are compared, so that bytes hold them.
+#[inline(always)]
+pub(super) fn cannot_be_near(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> bool {
+    let Some(spare) = (COARSE as u32).checked_sub(needed) else { return true };
+    let mut apart = [0; COARSE / 2];
+    for (a, b) in a.iter().zip(b) {
+        let (a, b) = (halves(a), halves(b));
+        for ((apart, a), b) in apart.iter_mut().zip(a).zip(b) {
+            *apart = u8::max(*apart, a.abs_diff(b));
+        }
+    }
+    let mut beyond = 0u8;
+    for pair in apart {
+        beyond += u8::from(pair > level);
+    }
+    u32::from(beyond) > spare
+}
+
+/// Half of how far each of the first eight cells lies above the eighth one after it, rounded down, and 128.
+#[inline(always)]
+fn halves(plane: &[u8; COARSE]) -> [u8; COARSE / 2] {
+    let mut halves = [0; COARSE / 2];
+    let (first, second) = plane.split_at(COARSE / 2);
+    for ((half, first), second) in halves.iter_mut().zip(first).zip(second) {
+        *half = ((u16::from(*first) + u16::from(!*second) + 1) >> 1) as u8;
+    }
+    halves
+}
+
 /// Whether at least `needed` coarse cells are within `level`, and within `contrast` of the deviation of the cells that are,
 /// in whichever picture has less.
 ///
@@ -168,25 +201,12 @@ pub(super) fn enough_after_cast(
 /// median of sixteen is the mean of the middle two, so differences are doubled to stay whole.
 #[inline(always)]
 fn apart_after_cast(a: &Grid<COARSE>, b: &Grid<COARSE>, level: u8, needed: u32) -> Option<[u16; COARSE]> {
-    let spare = (COARSE as u32).checked_sub(needed)?;
     let doubled = 2 * i16::from(level);
     let mut difference = [[0i16; COARSE]; 3];
     for channel in 0..3 {
         for cell in 0..COARSE {
             difference[channel][cell] = i16::from(a[channel][cell]) - i16::from(b[channel][cell]);
         }
-    }
-    // Two cells whose differences are more than two levels apart cannot both be near whatever cast is taken off,
-    // so each such pair of eight disjoint ones has a cell outside. Nearly all unrelated pictures end here, without
-    // sorting anything.
-    let mut pairs = [0i16; COARSE / 2];
-    for plane in &difference {
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            *pair = (*pair).max((plane[i] - plane[i + COARSE / 2]).abs());
-        }
-    }
-    if pairs.iter().map(|&pair| u32::from(pair > doubled)).sum::<u32>() > spare {
-        return None;
     }
     let mut apart = [0u16; COARSE];
     for plane in &difference {
@@ -339,7 +359,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % range
         };
-        let mut near = 0;
+        let (mut near, mut short) = (0, 0);
         for _ in 0..20_000 {
             let spread = 1 + draw(40);
             let mut a = [[0u8; COARSE]; 3];
@@ -360,8 +380,14 @@ mod tests {
                 })
                 .count();
             assert_eq!(near_after_cast(&a, &b, 8, 12), count >= 12);
+            for (level, needed) in [(8, 12), (8, count as u32), (3, 9), (10, 16)] {
+                let is_near = within(&a, &b, level) >= needed || near_after_cast(&a, &b, level, needed);
+                assert!(!(is_near && cannot_be_near(&a, &b, level, needed)));
+            }
             near += usize::from(count >= 12);
+            short += usize::from(cannot_be_near(&a, &b, 8, 12));
         }
         assert!((1_000..19_000).contains(&near), "the draws must reach both sides: {near}");
+        assert!(short > (20_000 - near) / 3, "many of those that are far go the short way: {short}");
     }
 }

@@ -6,7 +6,9 @@
 use fearless_simd::{Level, dispatch};
 
 use super::Judge;
-use super::cells::{enough_after_cast, enough_coarsely, enough_within, farthest, level_of_pair};
+use super::cells::{
+    cannot_be_near, enough_after_cast, enough_coarsely, enough_within, farthest, level_of_pair,
+};
 use super::fingerprint::Fingerprint;
 use super::likeness::{Ghost, Likeness};
 use super::pixels::{differing, shown, total_difference};
@@ -73,7 +75,9 @@ impl Judge {
     fn coarsely_near(&self, a: &[[u8; 16]; 3], b: &[[u8; 16]; 3]) -> Option<Reason> {
         let rules = self.rules();
         let (contrast, needed) = (rules.suspect_contrast, rules.suspect_cells);
-        if enough_coarsely(a, b, rules.suspect_level, contrast, needed) {
+        if cannot_be_near(a, b, rules.suspect_level.max(rules.suspect_cast_level), needed) {
+            None
+        } else if enough_coarsely(a, b, rules.suspect_level, contrast, needed) {
             Some(Reason::Coarse)
         } else if enough_after_cast(a, b, rules.suspect_cast_level, contrast, needed) {
             Some(Reason::ColourCast)
