@@ -224,8 +224,8 @@ impl Home for Shared {
 /// As [`lock`], for a lock that is held about as long as it takes to fall asleep and be woken: looks again for a while before it sleeps.
 ///
 /// The calls of one caller meet at his session's lock. While one was judged another's thread slept, with every connection that it serves:
-/// with many calls at once much of what a caller could ask was lost by it (`benches/RESULTS.md`, before and after). `std`'s own mutex looks for a tenth as long, and
-/// `parking_lot`'s made no difference to it.
+/// with many calls at once much of what a caller could ask was lost by it (`benches/README.md`, *Earlier rounds*). `std`'s own
+/// mutex looks for a tenth as long, and `parking_lot`'s made no difference to it.
 fn lock_awake<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     for _ in 0..LOOKS {
         match mutex.try_lock() {
