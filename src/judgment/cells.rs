@@ -13,11 +13,10 @@ pub(super) const COARSE: usize = 16;
 /// The mean colours of a grid of `N` cells: one plane a channel, cells row-major.
 pub(super) type Grid<const N: usize> = [[u8; N]; 3];
 
-/// The mean colours of both grids.
+/// The mean colours of the fine grid, and what is known of them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cells {
     pub(super) fine: Grid<FINE>,
-    pub(super) coarse: Grid<COARSE>,
     /// The standard deviation of the fine cells, in levels: the root of the mean over the channels of each
     /// channel's variance over its 64 means.
     pub(super) deviation: f32,
@@ -28,9 +27,13 @@ pub(super) struct Cells {
 impl Cells {
     pub(super) fn of(rgb: &[u8], size: (usize, usize)) -> Self {
         let fine = planes(&area_average::<3>(rgb, size, (8, 8)));
-        let coarse = planes(&area_average::<3>(rgb, size, (4, 4)));
-        Self { coarse, deviation: deviation(&fine), relief: Relief::of(&fine), fine }
+        Self { deviation: deviation(&fine), relief: Relief::of(&fine), fine }
     }
+}
+
+/// The mean colours of the coarse grid.
+pub(super) fn coarse_cells(rgb: &[u8], size: (usize, usize)) -> Grid<COARSE> {
+    planes(&area_average::<3>(rgb, size, (4, 4)))
 }
 
 fn planes<const N: usize>(rgb: &[u8]) -> Grid<N> {
@@ -104,6 +107,17 @@ pub(super) fn enough_within(a: &Grid<FINE>, b: &Grid<FINE>, level: u8, needed: u
 #[inline(always)]
 pub(super) fn farthest<const N: usize>(a: &Grid<N>, b: &Grid<N>) -> u8 {
     apart(a, b).into_iter().max().unwrap_or_default()
+}
+
+/// How far apart the cells of a channel are, all together, in levels: of the channel where that is most.
+#[inline(always)]
+pub(super) fn plane_farthest_apart(a: &Grid<COARSE>, b: &Grid<COARSE>) -> u32 {
+    let mut farthest = 0;
+    for (a, b) in a.iter().zip(b) {
+        let apart: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+        farthest = farthest.max(apart);
+    }
+    farthest
 }
 
 /// Whether fewer than `needed` coarse cells can be within `level`, whatever cast is taken off: the short way to no that nearly all

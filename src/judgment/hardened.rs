@@ -107,12 +107,19 @@ impl Judge {
         anchors: impl Iterator<Item = impl Candidate<'a>>,
     ) -> (Vec<Near<'a>>, Unrelated<'a>) {
         let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
+        let farthest = self.farthest_plane();
         for (index, anchor) in anchors.enumerate() {
+            let outline = anchor.outline();
             let likeness = anchor.likeness();
-            let reach =
-                if likeness.digest == row.digest { Some(Reach::Exact) } else { self.reach(row, likeness) };
+            let reach = if row.outline.is_exact(outline) {
+                Some(Reach::Exact)
+            } else if self.are_unrelated(&row.outline, outline, farthest) {
+                None
+            } else {
+                self.reach(row, likeness)
+            };
             let Some(reach) = reach else {
-                unrelated.meet(row, likeness);
+                unrelated.meet(&row.outline, outline, likeness);
                 continue;
             };
             near.push(Near { index, likeness, standing: anchor.standing(), reach });
@@ -197,7 +204,7 @@ mod tests {
         let (row, unrelated) = neutral();
         let with = |bits, thumbnail| {
             let mut likeness = unrelated.clone();
-            likeness.fingerprint = row.fingerprint.flipped(bits);
+            likeness.outline.fingerprint = row.outline.fingerprint.flipped(bits);
             likeness.thumbnail = thumbnail;
             likeness
         };

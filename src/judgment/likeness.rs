@@ -3,10 +3,12 @@
 //! Made once for each row that comes in, before it is judged; kept with the anchor if the row is forwarded. When the
 //! anchor goes, its ghost stays a while: enough to see that a picture was here, too little to answer with.
 
-use super::cells::{COARSE, Cells, Grid};
+use super::cells::{COARSE, Cells, Grid, coarse_cells};
 use super::fingerprint::{FINGERPRINT_VERSION, Fingerprint, Transforms, fingerprint_side};
 use super::image::Image;
+use super::outline::Outline;
 use super::palette::Palette;
+use super::relief::LowRelief;
 use super::rules::{Profile, Rules};
 use super::thumbnail::Thumbnail;
 
@@ -19,14 +21,11 @@ use super::thumbnail::Thumbnail;
 /// * From: the hash and the scaled image of the paper's Algorithm 1; cells, palette and digest are ours.
 #[derive(Clone, Debug)]
 pub struct Likeness {
-    pub(super) digest: Digest,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) outline: Outline,
     pub(super) cells: Cells,
-    pub(super) palette: Palette,
     pub(super) thumbnail: Thumbnail,
     /// The paper's `n`, 16 or 32: a 32 x 32 thumbnail is either a small picture itself or a larger one reduced.
     pub(super) side: u8,
-    pub(super) flat: bool,
     pub(super) clipped: bool,
 }
 
@@ -36,29 +35,34 @@ impl Likeness {
         let size = (thumbnail.width() as usize, thumbnail.height() as usize);
         let side = fingerprint_side(image.width(), image.height());
         let block = transforms.block(&rgb, size, side);
-        Self {
+        let cells = Cells::of(&rgb, size);
+        let outline = Outline {
             digest: Digest::of(image, key),
             fingerprint: block.fingerprint(rules.profile),
-            cells: Cells::of(&rgb, size),
+            coarse: coarse_cells(&rgb, size),
+            low: LowRelief::of(&cells),
             palette: match rules.profile {
                 Profile::Hardened => Palette::of(&thumbnail),
                 Profile::Paper => Palette::NONE,
             },
-            thumbnail,
-            side: side as u8,
             flat: rules.profile == Profile::Hardened && block.is_flat(rules.flat_contrast),
-            clipped: image.is_clipped(),
-        }
+        };
+        Self { outline, cells, thumbnail, side: side as u8, clipped: image.is_clipped() }
+    }
+
+    /// The part of it that is looked at for every anchor.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
     }
 
     /// The keyed digest of the exact pixels.
     pub fn digest(&self) -> Digest {
-        self.digest
+        self.outline.digest
     }
 
     /// The perceptual hash, of the profile that made this likeness.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        self.outline.fingerprint
     }
 
     /// The picture at no more than 32 x 32.
@@ -68,7 +72,7 @@ impl Likeness {
 
     /// Whether the fingerprint alone counts for nothing, for want of contrast. Never in [`Profile::Paper`].
     pub fn is_flat(&self) -> bool {
-        self.flat
+        self.outline.flat
     }
 
     /// Whether some source value was clipped to make the picture.
@@ -83,7 +87,7 @@ impl Likeness {
 
     /// The mean colours of the 4 x 4 grid, in levels: red, green and blue, 16 cells each, row-major.
     pub fn coarse_cells(&self) -> &[[u8; 16]; 3] {
-        &self.cells.coarse
+        &self.outline.coarse
     }
 
     /// The standard deviation of the fine cells, in levels, 0..=127.5: the root of the mean over the channels of
@@ -100,8 +104,8 @@ impl Likeness {
 
     /// What stays of it when its anchor goes.
     pub fn ghost(&self) -> Ghost {
-        let fingerprint = if self.flat { Fingerprint::NONE } else { self.fingerprint };
-        Ghost { fingerprint, coarse: self.cells.coarse }
+        let Outline { fingerprint, coarse, flat, .. } = self.outline;
+        Ghost { fingerprint: if flat { Fingerprint::NONE } else { fingerprint }, coarse }
     }
 }
 

@@ -18,20 +18,20 @@ pub(super) fn judge(rules: Rules) -> Judge {
 pub(super) fn neutral() -> (Likeness, Likeness) {
     let Ok(image) = Image::new(32, 32, vec![100; 32 * 32 * 3].into()) else { unreachable!("the sides fit") };
     let mut row = judge(Rules::hardened()).likeness(&image);
-    row.flat = false;
-    row.fingerprint = Fingerprint::of_bits((0..256).map(|bit| bit % 2 == 0));
+    row.outline.flat = false;
+    row.outline.fingerprint = Fingerprint::of_bits((0..256).map(|bit| bit % 2 == 0));
     row.thumbnail = with_positions(1024, 0);
-    row.palette = Palette::NONE;
+    row.outline.palette = Palette::NONE;
     row.cells.deviation = 100.0;
     row.cells.fine = [[100; 64]; 3];
-    row.cells.coarse = [coarse(16, 0); 3];
+    row.outline.coarse = [coarse(16, 0); 3];
     let Ok(other) = Image::new(1, 1, vec![0; 3].into()) else { unreachable!("the sides fit the bytes") };
     let mut anchor = row.clone();
-    anchor.digest = judge(Rules::hardened()).likeness(&other).digest();
-    anchor.fingerprint = row.fingerprint.flipped(128);
+    anchor.outline.digest = judge(Rules::hardened()).likeness(&other).digest();
+    anchor.outline.fingerprint = row.outline.fingerprint.flipped(128);
     anchor.thumbnail = with_positions(0, 10);
     anchor.cells.fine = [[120; 64]; 3];
-    anchor.cells.coarse = [std::array::from_fn(|i| if i % 2 == 0 { 140 } else { 100 }); 3];
+    anchor.outline.coarse = [std::array::from_fn(|i| if i % 2 == 0 { 140 } else { 100 }); 3];
     (row, anchor)
 }
 

@@ -11,8 +11,9 @@
 //!    the same picture mirrored, shifted or turned. Each is blind where another sees.
 //! 4. `likeness`: all of these together, with a digest of the exact pixels: what is kept of a row.
 //! 5. `rules`: how near is near.
-//! 6. `radius`: numbers become yes or no: is an anchor near, may its answer serve?
-//! 7. `ruling`: forward the row, replay an earlier answer, or refuse it, and why; by `paper` or by `hardened`.
+//! 6. `outline`: the short way to no, which a row and nearly all anchors go.
+//! 7. `radius`: numbers become yes or no: is an anchor near, may its answer serve?
+//! 8. `ruling`: forward the row, replay an earlier answer, or refuse it, and why; by `paper` or by `hardened`.
 //!
 //! The method is that of Liu et al., "Defend Against Adversarial Samples by Using Perceptual Hash", CMC 62(3),
 //! 2020: [`Profile::Paper`] to the letter, [`Profile::Hardened`] with its holes closed.
@@ -32,6 +33,7 @@ mod pixels;
 mod cells;
 mod relief;
 mod palette;
+mod outline;
 mod likeness;
 mod rules;
 mod radius;
@@ -44,6 +46,7 @@ mod made;
 pub use fingerprint::{FINGERPRINT_VERSION, Fingerprint};
 pub use image::{Image, ImageError, MAX_SIDE};
 pub use likeness::{Digest, Ghost, Likeness};
+pub use outline::Outline;
 pub use rules::{Anchor, OnSuspected, Profile, Rules};
 pub use ruling::{Candidate, Distances, Evidence, Judgment, Reason, Ruling, Standing};
 pub use thumbnail::Thumbnail;

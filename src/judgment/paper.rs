@@ -21,16 +21,16 @@ impl Judge {
         let (mut near, mut unrelated) = (Vec::new(), Unrelated::default());
         for (index, anchor) in anchors.enumerate() {
             let likeness = anchor.likeness();
-            let reason = if likeness.digest == row.digest {
+            let reason = if likeness.outline.digest == row.outline.digest {
                 Reason::Exact
-            } else if row.fingerprint.bits_from(&likeness.fingerprint)
+            } else if row.outline.fingerprint.bits_from(&likeness.outline.fingerprint)
                 <= share_of(self.rules().threshold, 256)
             {
                 Reason::Bits
             } else {
                 let (positions, of) = self.positions_by_the_paper(row, likeness);
                 if positions > share_of(self.rules().threshold, of) {
-                    unrelated.meet(row, likeness);
+                    unrelated.meet(&row.outline, &likeness.outline, likeness);
                     continue;
                 }
                 Reason::Pixels
@@ -91,7 +91,7 @@ mod tests {
         ];
         for (bits, positions, ruling, reason) in cases {
             let (mut row, mut anchor) = neutral();
-            anchor.fingerprint = row.fingerprint.flipped(bits);
+            anchor.outline.fingerprint = row.outline.fingerprint.flipped(bits);
             row.thumbnail = thumbnail_of(32, 32, |_| [100; 3]);
             // One pixel of a 2 x 2 block by four levels moves the block's mean by one.
             anchor.thumbnail = thumbnail_of(32, 32, |i| {
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn a_similar_picture_in_another_view_is_forwarded() {
         let (row, mut anchor) = neutral();
-        anchor.fingerprint = row.fingerprint;
+        anchor.outline.fingerprint = row.outline.fingerprint;
         for standing in [Standing::OtherInputs(1), Standing::OtherView] {
             assert_eq!(outcome(&row, &anchor, standing), (Ruling::Forward, Reason::OtherView));
         }

@@ -11,6 +11,7 @@ use super::cells::{
 };
 use super::fingerprint::Fingerprint;
 use super::likeness::{Ghost, Likeness};
+use super::outline::Outline;
 use super::pixels::{differing, shown, total_difference};
 use super::relief::correlation;
 use super::rules::{scaled, share_of};
@@ -22,10 +23,10 @@ impl Judge {
     #[inline(always)]
     pub(super) fn reach(&self, row: &Likeness, anchor: &Likeness) -> Option<Reach> {
         let rules = self.rules();
-        let bits = if row.flat || anchor.flat {
+        let bits = if row.outline.flat || anchor.outline.flat {
             u32::MAX
         } else {
-            self.telling_bits(&row.fingerprint, &anchor.fingerprint)
+            self.telling_bits(&row.outline.fingerprint, &anchor.outline.fingerprint)
         };
         if bits <= rules.reuse_bits {
             return Some(Reach::Reuse(Reason::Bits));
@@ -48,13 +49,13 @@ impl Judge {
         if few(rules.suspect_positions) {
             return Some(Reach::Suspect(Reason::Pixels));
         }
-        if let Some(reason) = self.coarsely_near(&row.cells.coarse, &anchor.cells.coarse) {
+        if let Some(reason) = self.coarsely_near(&row.outline.coarse, &anchor.outline.coarse) {
             return Some(Reach::Suspect(reason));
         }
         if correlation(&row.cells, &anchor.cells) >= rules.suspect_correlation {
             return Some(Reach::Suspect(Reason::Correlation));
         }
-        if row.palette.is_near(&anchor.palette, rules.suspect_palette, rules.palette_chroma) {
+        if row.outline.palette.is_near(&anchor.outline.palette, rules.suspect_palette, rules.palette_chroma) {
             return Some(Reach::Suspect(Reason::Palette));
         }
         None
@@ -89,9 +90,10 @@ impl Judge {
     /// Whether the row lies in the suspect radius of what stays of an anchor that is gone.
     #[inline(always)]
     pub(super) fn haunts(&self, ghost: &Ghost, row: &Likeness) -> bool {
-        let hashed = !row.flat && ghost.fingerprint != Fingerprint::NONE;
-        (hashed && self.telling_bits(&row.fingerprint, &ghost.fingerprint) <= self.rules().suspect_bits)
-            || self.coarsely_near(&row.cells.coarse, &ghost.coarse).is_some()
+        let hashed = !row.outline.flat && ghost.fingerprint != Fingerprint::NONE;
+        (hashed
+            && self.telling_bits(&row.outline.fingerprint, &ghost.fingerprint) <= self.rules().suspect_bits)
+            || self.coarsely_near(&row.outline.coarse, &ghost.coarse).is_some()
     }
 
     /// Whether the two are near enough everywhere that one's answer may serve for the other: nearly all positions
@@ -134,10 +136,10 @@ pub(super) struct Unrelated<'a>(Option<(u32, &'a Likeness)>);
 impl<'a> Unrelated<'a> {
     /// Looks at one more anchor.
     #[inline(always)]
-    pub(super) fn meet(&mut self, row: &Likeness, anchor: &'a Likeness) {
+    pub(super) fn meet(&mut self, row: &Outline, anchor: &Outline, likeness: &'a Likeness) {
         let bits = row.fingerprint.bits_from(&anchor.fingerprint);
         if self.0.is_none_or(|(fewest, _)| bits < fewest) {
-            self.0 = Some((bits, anchor));
+            self.0 = Some((bits, likeness));
         }
     }
 
@@ -228,7 +230,8 @@ mod tests {
             (26, None),
         ];
         for (bits, expected) in cases {
-            let reach = reach_of(|row, anchor| anchor.fingerprint = row.fingerprint.flipped(bits));
+            let reach =
+                reach_of(|row, anchor| anchor.outline.fingerprint = row.outline.fingerprint.flipped(bits));
             assert_eq!(reach, expected, "{bits} bits");
         }
     }
@@ -291,8 +294,8 @@ mod tests {
     fn the_bits_of_fingerprints_with_few_set_count_in_proportion() {
         for (set, expected) in [(71, Some(Reach::Suspect(Reason::Bits))), (70, None), (20, None)] {
             let reach = reach_of(|row, anchor| {
-                row.fingerprint = Fingerprint::of_bits((0..256).map(|bit| bit < set));
-                anchor.fingerprint = row.fingerprint.flipped(25);
+                row.outline.fingerprint = Fingerprint::of_bits((0..256).map(|bit| bit < set));
+                anchor.outline.fingerprint = row.outline.fingerprint.flipped(25);
             });
             assert_eq!(reach, expected, "25 of {} bits set", 2 * set + 25);
         }
@@ -325,14 +328,14 @@ mod tests {
             Palette::of(&thumbnail_of(32, 32, |i| [level(i), level(3 * i), 255 - level(i / 2)]))
         };
         let reach = reach_of(|row, anchor| {
-            row.palette = colours(0);
-            anchor.palette = colours(0);
+            row.outline.palette = colours(0);
+            anchor.outline.palette = colours(0);
         });
         assert_eq!(reach, Some(Reach::Suspect(Reason::Palette)));
         let judge = judge(Rules { suspect_palette: 0.0, ..Rules::hardened() });
         let (mut row, mut anchor) = neutral();
-        row.palette = colours(0);
-        anchor.palette = colours(0);
+        row.outline.palette = colours(0);
+        anchor.outline.palette = colours(0);
         assert_eq!(judge.reach(&row, &anchor), None, "off");
         assert!(!judge.haunts(&anchor.ghost(), &row), "and a ghost has no palette");
     }
@@ -368,7 +371,7 @@ mod tests {
             ([coarse(11, -60), coarse(12, 60), coarse(16, 10)], None),
         ];
         for (i, (grid, expected)) in cases.into_iter().enumerate() {
-            let reach = reach_of(|_, anchor| anchor.cells.coarse = grid);
+            let reach = reach_of(|_, anchor| anchor.outline.coarse = grid);
             assert_eq!(reach, expected.map(Reach::Suspect), "case {i}");
         }
     }
@@ -376,21 +379,21 @@ mod tests {
     #[test]
     fn a_flat_picture_is_never_near_by_its_hash_alone() {
         assert_eq!(
-            reach_of(|row, anchor| anchor.fingerprint = row.fingerprint),
+            reach_of(|row, anchor| anchor.outline.fingerprint = row.outline.fingerprint),
             Some(Reach::Reuse(Reason::Bits))
         );
         assert_eq!(
             reach_of(|row, anchor| {
-                anchor.fingerprint = row.fingerprint;
-                anchor.flat = true;
+                anchor.outline.fingerprint = row.outline.fingerprint;
+                anchor.outline.flat = true;
             }),
             None
         );
         // What else is near still counts.
         assert_eq!(
             reach_of(|row, anchor| {
-                row.flat = true;
-                anchor.flat = true;
+                row.outline.flat = true;
+                anchor.outline.flat = true;
                 anchor.thumbnail = with_positions(1000, 90);
             }),
             Some(Reach::Reuse(Reason::Pixels))
@@ -424,13 +427,13 @@ mod tests {
         assert!(!judge.haunts(&anchor.ghost(), &row));
         for (bits, expected) in [(25, true), (26, false)] {
             let mut anchor = anchor.clone();
-            anchor.fingerprint = row.fingerprint.flipped(bits);
+            anchor.outline.fingerprint = row.outline.fingerprint.flipped(bits);
             assert_eq!(judge.haunts(&anchor.ghost(), &row), expected);
-            anchor.flat = true;
+            anchor.outline.flat = true;
             assert!(!judge.haunts(&anchor.ghost(), &row), "the hash of a flat picture is no trace");
         }
         let mut same_cells = anchor.clone();
-        same_cells.cells.coarse = row.cells.coarse;
+        same_cells.outline.coarse = row.outline.coarse;
         assert!(judge.haunts(&same_cells.ghost(), &row));
     }
 

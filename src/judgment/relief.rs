@@ -17,12 +17,30 @@ const SLOPE: i64 = 1344;
 /// The least relief that is compared: that of a deviation of two levels. Below it lie rounding and noise.
 const LEAST: u32 = (SLOPE * (3 * FINE * 2 * 2) as i64) as u32;
 
+/// Sums of two by two cells in all channels.
+const LOW: usize = 3 * FINE / 4;
+
+/// Steps of a sum in one.
+const STEPS: f32 = 127.0;
+
+/// By how much rounding can lower a correlation of low reliefs: each sum by half a step, so a relief by half a step times the
+/// root of their number; twice, the error of both, and what floats lose.
+const ROUNDED: f64 = 0.056;
+
 /// What is known of a picture's relief beside its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Relief {
     moments: [Moments; 3],
     /// The sum of its squares, times [`SLOPE`].
     strength: u32,
+}
+
+/// A relief at half the detail and of unit strength: its sums over two by two cells, in 127ths, and how strong the detail is
+/// that they leave out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LowRelief {
+    sums: [i8; LOW],
+    beyond: f32,
 }
 
 /// A channel's sums: of its cells, and of its cells times the steps of a slope to the right and downwards.
@@ -55,7 +73,51 @@ pub(super) fn correlation(a: &Cells, b: &Cells) -> f64 {
     common as f64 / (f64::from(of_a.strength) * f64::from(of_b.strength)).sqrt()
 }
 
+impl LowRelief {
+    /// That of some cells; none where there is too little of one to be compared.
+    pub(super) fn of(cells: &Cells) -> Self {
+        let Cells { fine, relief, .. } = cells;
+        let (mut sums, mut shown) = ([0; LOW], 0.0);
+        if relief.strength < LEAST {
+            return Self { sums, beyond: 0.0 };
+        }
+        // A block's sum weighs a half, so that blocks measure as cells do.
+        let unit = 0.5 / (SLOPE as f32 * relief.strength as f32).sqrt();
+        let blocks = fine.iter().zip(&relief.moments).flat_map(|(plane, moments)| {
+            (0..LOW / 3).map(|block| moments.block_above_plane(plane, block / (SIDE / 2), block % (SIDE / 2)))
+        });
+        for (sum, block) in sums.iter_mut().zip(blocks) {
+            let weight = unit * block as f32;
+            shown += weight * weight;
+            *sum = (STEPS * weight).round() as i8;
+        }
+        Self { sums, beyond: (1.0 - shown).max(0.0).sqrt() }
+    }
+
+    /// What the [`correlation`] is at the most: that of the sums, if all that they leave out were alike.
+    #[inline(always)]
+    pub(super) fn correlation_at_most(&self, other: &Self) -> f64 {
+        let mut common = 0;
+        for (a, b) in self.sums.iter().zip(&other.sums) {
+            common += i32::from(*a) * i32::from(*b);
+        }
+        f64::from(common) / f64::from(STEPS * STEPS) + f64::from(self.beyond * other.beyond) + ROUNDED
+    }
+}
+
 impl Moments {
+    /// How far two by two cells lie above their channel's plane, all together, times [`SLOPE`].
+    fn block_above_plane(&self, cells: &[u8; FINE], y: usize, x: usize) -> i32 {
+        let at = 2 * (SIDE * y + x);
+        let sum: i32 =
+            [at, at + 1, at + SIDE, at + SIDE + 1].map(|at| i32::from(cells[at])).into_iter().sum();
+        let steps = |at: usize| 2 * i32::from(step(2 * at) + step(2 * at + 1));
+        SLOPE as i32 * sum
+            - 4 * (SLOPE / FINE as i64) as i32 * i32::from(self.sum)
+            - steps(x) * i32::from(self.across)
+            - steps(y) * i32::from(self.down)
+    }
+
     fn of(cells: &[u8; FINE]) -> Self {
         let (mut sum, mut across, mut down) = (0, 0, 0);
         for (y, row) in cells.as_chunks::<SIDE>().0.iter().enumerate() {
@@ -122,6 +184,27 @@ mod tests {
         assert!(between(&picture, &faded) > 0.999);
         assert!(between(&picture, &shaded) > 0.999);
         assert!(between(&picture, &negative) < -0.999);
+    }
+
+    #[test]
+    fn low_reliefs_bound_the_correlation_from_above_and_closely() {
+        let cells =
+            |fine: Grid<FINE>| Cells { relief: Relief::of(&fine), fine, ..Cells::of(&[0; 3], (1, 1)) };
+        let smooth = |phase: i32| {
+            cells(grid(move |x, y, c| {
+                120.0 + 60.0 * (((x / 2 * 3 + y / 2 * (5 + c) + phase) % 4) as f32 - 1.5)
+            }))
+        };
+        let fine = cells(grid(|x, y, c| 120.0 + shapes(x, y, c)));
+        let at_most = |a: &Cells, b: &Cells| LowRelief::of(a).correlation_at_most(&LowRelief::of(b));
+        for (a, b) in [(0, 0), (0, 1), (0, 2), (1, 3)].map(|(a, b)| (smooth(a), smooth(b))) {
+            let over = at_most(&a, &b) - correlation(&a, &b);
+            assert!((0.0..0.12).contains(&over), "nothing is left out: {over}");
+        }
+        assert!(at_most(&fine, &fine) >= 1.0);
+        assert!(at_most(&smooth(0), &fine) >= correlation(&smooth(0), &fine));
+        let nothing = cells([[7; FINE]; 3]);
+        assert!((0.0..0.1).contains(&at_most(&nothing, &fine)));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::Judge;
 use super::cells::{level_of_pair, within};
 use super::likeness::{Ghost, Likeness};
+use super::outline::Outline;
 use super::pixels::{differing, shown, total_difference};
 use super::relief::correlation;
 use super::rules::Profile;
@@ -14,6 +15,12 @@ use super::rules::Profile;
 pub trait Candidate<'a> {
     /// What was kept of the anchor's row.
     fn likeness(&self) -> &'a Likeness;
+
+    /// The outline of that row, from wherever it is at hand: it is all that is looked at of most anchors.
+    #[inline]
+    fn outline(&self) -> &'a Outline {
+        self.likeness().outline()
+    }
 
     /// Whether its answer could serve the row at all. Asked of the few that are near: most anchors need never be told from the row but by
     /// their likeness.
@@ -216,13 +223,13 @@ impl Judge {
         let mean_difference = total_difference(&a.thumbnail, &b.thumbnail)
             .map_or(255.0, |total| total as f32 / (3 * a.thumbnail.positions()) as f32);
         Distances {
-            bits: a.fingerprint.bits_from(&b.fingerprint),
+            bits: a.outline.fingerprint.bits_from(&b.outline.fingerprint),
             positions,
             of,
             fine_cells_within: within(&a.cells.fine, &b.cells.fine, level),
-            coarse_cells_within: within(&a.cells.coarse, &b.cells.coarse, rules.suspect_level),
+            coarse_cells_within: within(&a.outline.coarse, &b.outline.coarse, rules.suspect_level),
             correlation: correlation(&a.cells, &b.cells),
-            palette: a.palette.distance(&b.palette),
+            palette: a.outline.palette.distance(&b.outline.palette),
             mean_difference,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::flight::{Follow, PENDING_BYTES, Pending};
 use super::{Answer, Origin, View};
-use crate::judgment::{Candidate, Likeness, Standing};
+use crate::judgment::{Candidate, Likeness, Outline, Standing};
 use tokio::time::Instant;
 
 /// One anchor of a session.
@@ -89,8 +89,29 @@ impl Anchor {
     }
 }
 
+/// An anchor as a session keeps it. What is looked at of every anchor for every row stands side by side, and the rest of each in a
+/// box: so most rest where they are, and to move one or to drop it moves little.
+pub(super) struct Held {
+    pub(super) id: u64,
+    pub(super) forwarded: Instant,
+    pub(super) outline: Outline,
+    pub(super) anchor: Box<Anchor>,
+}
+
+impl Held {
+    pub(super) fn new(anchor: Anchor) -> Self {
+        Self {
+            id: anchor.id,
+            forwarded: anchor.forwarded,
+            outline: anchor.likeness.outline().clone(),
+            anchor: Box::new(anchor),
+        }
+    }
+}
+
 /// An anchor beside a row of this view.
 pub(super) struct Beside<'a> {
+    pub(super) outline: &'a Outline,
     pub(super) anchor: &'a Anchor,
     pub(super) view: &'a View,
 }
@@ -99,6 +120,11 @@ impl<'a> Candidate<'a> for Beside<'a> {
     #[inline]
     fn likeness(&self) -> &'a Likeness {
         &self.anchor.likeness
+    }
+
+    #[inline]
+    fn outline(&self) -> &'a Outline {
+        self.outline
     }
 
     #[inline]

@@ -1,6 +1,6 @@
 //! One session's past, and a call judged against it. The caller of these functions holds the session's lock.
 
-use super::anchor::{Anchor, Beside, Kept};
+use super::anchor::{Anchor, Kept};
 use super::flight::{Lead, Pending};
 use super::limits::Limits;
 use super::memory::{Bounds, Left, Memory};
@@ -99,8 +99,14 @@ impl History {
             return self.forward(asked, row, evidence, new_lead);
         }
         let suspected = self.suspicion.suspected(asked.limits.suspicions);
-        let candidates = self.memory.anchors().map(|anchor| Beside { anchor, view: asked.view });
+        let candidates = self.memory.beside(asked.view);
         let judgment = asked.judge.rule(&row, candidates, self.memory.ghosts(), suspected);
+        if let Ruling::Replay(position) = judgment.ruling
+            && let Some(orphan) = self.memory.at(position).filter(|anchor| anchor.is_orphan())
+        {
+            self.memory.forget(orphan.id);
+            return self.judge_row(asked, row, new_lead);
+        }
         if judgment.evidence.suspect {
             self.suspicion.count(asked.limits.suspicions);
         }
@@ -283,7 +289,9 @@ impl History {
             self.answered.iter().rev().filter(same).filter_map(|entry| self.memory.position_of(entry.anchor));
         let (position, anchor) = positions.find_map(|position| {
             let anchor = self.memory.at(position)?;
-            let can_answer = anchor.shares_model(asked.view) && !matches!(anchor.kept, Kept::Likeness);
+            let can_answer = anchor.shares_model(asked.view)
+                && !matches!(anchor.kept, Kept::Likeness)
+                && !anchor.is_orphan();
             can_answer.then_some((position, anchor))
         })?;
         let nearest = Some(asked.judge.distances(row, &anchor.likeness));

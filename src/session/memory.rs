@@ -10,7 +10,7 @@
 //! Neither segment evicts the other. So decoys, which nobody hits, push out only each other, and the anchors that an
 //! attack works around stay; and what is pushed out is still recognised, if not answered, as long as its ghost lives.
 
-use super::anchor::{Anchor, Kept};
+use super::anchor::{Anchor, Beside, Held, Kept};
 use super::limits::Limits;
 use super::{Answer, View};
 use crate::judgment::{Digest, Ghost, Likeness, Profile};
@@ -66,13 +66,13 @@ struct Gone {
 /// Room for ghosts grows by this many at a time, so that it is never much larger than what is in it.
 const GHOSTS_AT_A_TIME: usize = 16;
 
-/// The anchors and ghosts of one session. Boxed anchors: moving one over or dropping it moves a pointer.
+/// The anchors and ghosts of one session.
 #[derive(Default)]
 pub(super) struct Memory {
     /// Oldest forward first.
-    never_hit: VecDeque<Box<Anchor>>,
+    never_hit: VecDeque<Held>,
     /// Least recently hit first.
-    hit: VecDeque<Box<Anchor>>,
+    hit: VecDeque<Held>,
     /// Oldest first.
     ghosts: VecDeque<Gone>,
     /// Footprints of the anchors in each segment, kept in step with every change.
@@ -85,7 +85,16 @@ pub(super) struct Memory {
 impl Memory {
     /// All anchors; their positions are those that [`Self::at`] takes, until the next change.
     pub(super) fn anchors(&self) -> impl Iterator<Item = &Anchor> {
-        self.never_hit.iter().chain(&self.hit).map(|anchor| &**anchor)
+        self.held().map(|held| &*held.anchor)
+    }
+
+    /// All anchors beside a row of this view.
+    pub(super) fn beside<'a>(&'a self, view: &'a View) -> impl Iterator<Item = Beside<'a>> {
+        self.held().map(move |held| Beside { outline: &held.outline, anchor: &held.anchor, view })
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        self.never_hit.iter().chain(&self.hit)
     }
 
     pub(super) fn ghosts(&self) -> impl Iterator<Item = &Ghost> {
@@ -102,7 +111,7 @@ impl Memory {
 
     /// Bytes held, this value's own size excluded.
     pub(super) fn footprint(&self) -> usize {
-        (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Box<Anchor>>()
+        (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Held>()
             + self.ghosts.capacity() * size_of::<Gone>()
             + self.never_hit_bytes
             + self.hit_bytes
@@ -110,15 +119,17 @@ impl Memory {
 
     /// The anchor at a position that [`Self::anchors`] gave.
     pub(super) fn at(&self, position: usize) -> Option<&Anchor> {
-        let anchor = match position.checked_sub(self.never_hit.len()) {
+        let held = match position.checked_sub(self.never_hit.len()) {
             None => self.never_hit.get(position),
             Some(position) => self.hit.get(position),
         };
-        anchor.map(|anchor| &**anchor)
+        held.map(|held| &*held.anchor)
     }
 
+    /// Where anchor `id` is. The newest are looked at first: those are what answers come for.
     pub(super) fn position_of(&self, id: u64) -> Option<usize> {
-        self.anchors().position(|anchor| anchor.id == id)
+        let within = |segment: &VecDeque<Held>| segment.iter().rposition(|held| held.id == id);
+        within(&self.never_hit).or_else(|| Some(self.never_hit.len() + within(&self.hit)?))
     }
 
     /// Whether a ghost is all that is left of exactly this image.
@@ -139,7 +150,7 @@ impl Memory {
     /// Takes in a row that was just forwarded.
     pub(super) fn add(&mut self, anchor: Anchor, bounds: &Bounds, now: Instant) {
         self.never_hit_bytes += anchor.footprint();
-        self.never_hit.push_back(Box::new(anchor));
+        push(&mut self.never_hit, Held::new(anchor));
         while self.never_hit.len() > bounds.never_hit {
             self.left.never_hit_full += 1;
             self.drop_never_hit(bounds, now);
@@ -155,23 +166,25 @@ impl Memory {
     /// at no cost.
     pub(super) fn answer(&mut self, position: usize, near: bool, bounds: &Bounds, now: Instant) {
         let hit = position.checked_sub(self.never_hit.len());
-        let anchor = match hit {
+        let held = match hit {
             None => self.never_hit.get_mut(position),
             Some(position) => self.hit.get_mut(position),
         };
-        let Some(anchor) = anchor else { return };
-        anchor.hits += 1;
+        let Some(held) = held else { return };
+        held.anchor.hits += 1;
         if !near || bounds.hit == 0 {
             return;
         }
         let moved = match hit {
-            None => self.never_hit.remove(position).inspect(|anchor| {
-                self.never_hit_bytes -= anchor.footprint();
-                self.hit_bytes += anchor.footprint();
+            None => self.never_hit.remove(position).inspect(|held| {
+                self.never_hit_bytes -= held.anchor.footprint();
+                self.hit_bytes += held.anchor.footprint();
             }),
             Some(position) => self.hit.remove(position),
         };
-        self.hit.extend(moved);
+        if let Some(held) = moved {
+            push(&mut self.hit, held);
+        }
         while self.hit.len() > bounds.hit {
             self.left.hit_full += 1;
             self.drop_hit(bounds, now);
@@ -180,18 +193,21 @@ impl Memory {
 
     /// Counts an exact repeat of an anchor that has no answer, forwarded without an anchor of its own.
     pub(super) fn repeat(&mut self, position: usize) {
-        self.change(position, |anchor| anchor.hits += 1);
+        self.change(position, |held| held.anchor.hits += 1);
     }
 
     /// The paper's sliding anchor: it takes over the likeness of the row that it answered and keeps its answer.
     pub(super) fn slide(&mut self, position: usize, likeness: Likeness) {
-        self.change(position, |anchor| anchor.likeness = likeness);
+        self.change(position, |held| {
+            held.outline = likeness.outline().clone();
+            held.anchor.likeness = likeness;
+        });
     }
 
     /// The answer of anchor `id` came.
     pub(super) fn settle(&mut self, id: u64, answer: &Answer) {
         let Some(position) = self.position_of(id) else { return };
-        self.change(position, |anchor| {
+        self.change(position, |Held { anchor, .. }| {
             anchor.view.version = answer.version.clone();
             if let Kept::Pending(_) = anchor.kept {
                 anchor.kept = Kept::Answered(answer.clone());
@@ -203,7 +219,7 @@ impl Memory {
     /// are counted from here.
     pub(super) fn unkeep(&mut self, id: u64) {
         let Some(position) = self.position_of(id) else { return };
-        self.change(position, |anchor| {
+        self.change(position, |Held { anchor, .. }| {
             if let Kept::Pending(_) = anchor.kept {
                 anchor.kept = Kept::Likeness;
                 anchor.hits = 0;
@@ -214,35 +230,32 @@ impl Memory {
     /// The answer of anchor `id` will never come: the model said nothing, so there is nothing to remember, not even by
     /// the ghost of an anchor that was evicted while it waited.
     pub(super) fn forget(&mut self, id: u64) {
-        if let Some(position) = self.never_hit.iter().position(|anchor| anchor.id == id) {
-            self.never_hit_bytes -= self.never_hit.remove(position).map_or(0, |anchor| anchor.footprint());
-        } else if let Some(position) = self.hit.iter().position(|anchor| anchor.id == id) {
-            self.hit_bytes -= self.hit.remove(position).map_or(0, |anchor| anchor.footprint());
-        } else {
+        let Some(position) = self.position_of(id) else {
             self.ghosts.retain(|gone| gone.anchor != id);
-        }
+            return;
+        };
+        let (segment, bytes, position) = match position.checked_sub(self.never_hit.len()) {
+            None => (&mut self.never_hit, &mut self.never_hit_bytes, position),
+            Some(position) => (&mut self.hit, &mut self.hit_bytes, position),
+        };
+        *bytes -= segment.remove(position).map_or(0, |held| held.anchor.footprint());
     }
 
     /// Turns anchors past their life into ghosts and lets go of ghosts past theirs.
     pub(super) fn expire(&mut self, bounds: &Bounds, now: Instant) {
-        // A lead takes its anchor with it; only one lost to a panic between the two leaves an anchor that would be waited
-        // on for ever.
-        let orphans: Vec<u64> =
-            self.anchors().filter(|anchor| anchor.is_orphan()).map(|anchor| anchor.id).collect();
-        for orphan in orphans {
-            self.forget(orphan);
-        }
         if let Some(ttl) = bounds.ttl {
-            let over = |anchor: &Anchor| now.saturating_duration_since(anchor.forwarded) >= ttl;
+            let over = |held: &Held| now.saturating_duration_since(held.forwarded) >= ttl;
             let mut gone = Vec::new();
             // The never hit stand in the order of their forwards; the hit do not.
-            while self.never_hit.front().is_some_and(|anchor| over(anchor)) {
-                gone.extend(self.never_hit.pop_front().inspect(|a| self.never_hit_bytes -= a.footprint()));
+            while self.never_hit.front().is_some_and(over) {
+                gone.extend(self.never_hit.pop_front().map(|held| held.anchor));
+                self.never_hit_bytes -= gone.last().map_or(0, |anchor| anchor.footprint());
             }
             let mut position = 0;
-            while let Some(anchor) = self.hit.get(position) {
-                if over(anchor) {
-                    gone.extend(self.hit.remove(position).inspect(|a| self.hit_bytes -= a.footprint()));
+            while let Some(held) = self.hit.get(position) {
+                if over(held) {
+                    gone.extend(self.hit.remove(position).map(|held| held.anchor));
+                    self.hit_bytes -= gone.last().map_or(0, |anchor| anchor.footprint());
                 } else {
                     position += 1;
                 }
@@ -286,14 +299,14 @@ impl Memory {
     }
 
     fn drop_never_hit(&mut self, bounds: &Bounds, now: Instant) {
-        if let Some(anchor) = self.never_hit.pop_front() {
+        if let Some(Held { anchor, .. }) = self.never_hit.pop_front() {
             self.never_hit_bytes -= anchor.footprint();
             self.leave_ghost(&anchor, bounds, now);
         }
     }
 
     fn drop_hit(&mut self, bounds: &Bounds, now: Instant) {
-        if let Some(anchor) = self.hit.pop_front() {
+        if let Some(Held { anchor, .. }) = self.hit.pop_front() {
             self.hit_bytes -= anchor.footprint();
             self.leave_ghost(&anchor, bounds, now);
         }
@@ -317,15 +330,15 @@ impl Memory {
         });
     }
 
-    fn change(&mut self, position: usize, change: impl FnOnce(&mut Anchor)) {
-        let (anchor, bytes) = match position.checked_sub(self.never_hit.len()) {
+    fn change(&mut self, position: usize, change: impl FnOnce(&mut Held)) {
+        let (held, bytes) = match position.checked_sub(self.never_hit.len()) {
             None => (self.never_hit.get_mut(position), &mut self.never_hit_bytes),
             Some(position) => (self.hit.get_mut(position), &mut self.hit_bytes),
         };
-        if let Some(anchor) = anchor {
-            *bytes -= anchor.footprint();
-            change(anchor);
-            *bytes += anchor.footprint();
+        if let Some(held) = held {
+            *bytes -= held.anchor.footprint();
+            change(held);
+            *bytes += held.anchor.footprint();
         }
     }
 
@@ -333,16 +346,24 @@ impl Memory {
     #[cfg(test)]
     pub(super) fn walk(&self) -> usize {
         self.anchors().map(Anchor::footprint).sum::<usize>()
-            + (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Box<Anchor>>()
+            + (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Held>()
             + self.ghosts.capacity() * size_of::<Gone>()
     }
 
     /// Numbers of the anchors in each segment, in the order in which they would leave, for tests.
     #[cfg(test)]
     pub(super) fn segments(&self) -> (Vec<u64>, Vec<u64>) {
-        let ids = |segment: &VecDeque<Box<Anchor>>| segment.iter().map(|anchor| anchor.id).collect();
+        let ids = |segment: &VecDeque<Held>| segment.iter().map(|held| held.id).collect();
         (ids(&self.never_hit), ids(&self.hit))
     }
+}
+
+/// Adds to a segment, whose room grows by an eighth at a time, so that it is never much larger than what is in it.
+fn push(segment: &mut VecDeque<Held>, held: Held) {
+    if segment.len() == segment.capacity() {
+        segment.reserve_exact(segment.len() / 8 + 1);
+    }
+    segment.push_back(held);
 }
 
 #[cfg(test)]
