@@ -76,7 +76,6 @@ mod tests {
     use super::super::likeness::Likeness;
     use super::super::made::judge;
     use super::super::rules::Rules;
-    use super::*;
 
     struct Lots(u64);
 
@@ -113,7 +112,7 @@ mod tests {
             2 => copy.iter_mut().for_each(|level| *level = level.saturating_add(strength)),
             3 => copy.iter_mut().for_each(|level| *level = *level / 4 + strength),
             4 => copy.rotate_right(3 * (1 + lots.below(4) as usize)),
-            _ => copy.chunks_mut(3 * side).for_each(|row| row.reverse()),
+            _ => copy.chunks_mut(3 * side).for_each(<[u8]>::reverse),
         }
         copy
     }

@@ -107,7 +107,7 @@ impl LowRelief {
 
 impl Moments {
     /// How far two by two cells lie above their channel's plane, all together, times [`SLOPE`].
-    fn block_above_plane(&self, cells: &[u8; FINE], y: usize, x: usize) -> i32 {
+    fn block_above_plane(self, cells: &[u8; FINE], y: usize, x: usize) -> i32 {
         let at = 2 * (SIDE * y + x);
         let sum: i32 =
             [at, at + 1, at + SIDE, at + SIDE + 1].map(|at| i32::from(cells[at])).into_iter().sum();

@@ -11,6 +11,7 @@
 //! attack works around stay; and what is pushed out is still recognised, if not answered, as long as its ghost lives.
 
 use super::anchor::{Anchor, Beside, Held, Kept};
+use super::ghosts::Ghosts;
 use super::limits::Limits;
 use super::{Answer, View};
 use crate::judgment::{Digest, Ghost, Likeness, Profile};
@@ -55,17 +56,6 @@ pub(super) struct Left {
     pub(super) share_full: u64,
 }
 
-/// What remains of an anchor: enough to know a near-copy (the ghost) and an exact repeat (the digest).
-struct Gone {
-    ghost: Ghost,
-    digest: Digest,
-    anchor: u64,
-    until: Instant,
-}
-
-/// Room for ghosts grows by this many at a time, so that it is never much larger than what is in it.
-const GHOSTS_AT_A_TIME: usize = 16;
-
 /// The anchors and ghosts of one session.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -73,8 +63,7 @@ pub(super) struct Memory {
     never_hit: VecDeque<Held>,
     /// Least recently hit first.
     hit: VecDeque<Held>,
-    /// Oldest first.
-    ghosts: VecDeque<Gone>,
+    ghosts: Ghosts,
     /// Footprints of the anchors in each segment, kept in step with every change.
     never_hit_bytes: usize,
     hit_bytes: usize,
@@ -98,7 +87,7 @@ impl Memory {
     }
 
     pub(super) fn ghosts(&self) -> impl Iterator<Item = &Ghost> {
-        self.ghosts.iter().map(|gone| &gone.ghost)
+        self.ghosts.iter()
     }
 
     pub(super) fn tally(&self) -> (usize, usize) {
@@ -112,7 +101,7 @@ impl Memory {
     /// Bytes held, this value's own size excluded.
     pub(super) fn footprint(&self) -> usize {
         (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Held>()
-            + self.ghosts.capacity() * size_of::<Gone>()
+            + self.ghosts.footprint()
             + self.never_hit_bytes
             + self.hit_bytes
     }
@@ -126,16 +115,17 @@ impl Memory {
         held.map(|held| &*held.anchor)
     }
 
-    /// Where anchor `id` is. The newest are looked at first: those are what answers come for.
+    /// Where anchor `id` is.
     pub(super) fn position_of(&self, id: u64) -> Option<usize> {
-        let within = |segment: &VecDeque<Held>| segment.iter().rposition(|held| held.id == id);
-        within(&self.never_hit).or_else(|| Some(self.never_hit.len() + within(&self.hit)?))
+        // Anchors are numbered as they are forwarded, so the never hit stand in the order of their numbers.
+        let never_hit = self.never_hit.binary_search_by_key(&id, |held| held.id).ok();
+        let hit = || self.hit.iter().position(|held| held.id == id);
+        never_hit.or_else(|| Some(self.never_hit.len() + hit()?))
     }
 
     /// Whether a ghost is all that is left of exactly this image.
     pub(super) fn is_gone(&self, digest: Digest) -> bool {
-        self.ghosts.iter().any(|gone| gone.digest == digest)
-            && !self.anchors().any(|anchor| anchor.likeness.digest() == digest)
+        self.ghosts.has(digest) && !self.anchors().any(|anchor| anchor.likeness.digest() == digest)
     }
 
     /// The anchor that holds exactly this image in this view without an answer.
@@ -231,7 +221,7 @@ impl Memory {
     /// the ghost of an anchor that was evicted while it waited.
     pub(super) fn forget(&mut self, id: u64) {
         let Some(position) = self.position_of(id) else {
-            self.ghosts.retain(|gone| gone.anchor != id);
+            self.ghosts.forget(id);
             return;
         };
         let (segment, bytes, position) = match position.checked_sub(self.never_hit.len()) {
@@ -270,12 +260,7 @@ impl Memory {
                 self.hit = VecDeque::new();
             }
         }
-        while self.ghosts.front().is_some_and(|gone| gone.until <= now) {
-            self.ghosts.pop_front();
-        }
-        if self.ghosts.is_empty() {
-            self.ghosts = VecDeque::new();
-        }
+        self.ghosts.expire(now);
     }
 
     /// Lets go of the oldest anchor of the segment that holds more bytes (large decoys must not push out what was hit),
@@ -291,8 +276,7 @@ impl Memory {
             }
             return true;
         }
-        self.ghosts.drain(..ghosts.div_ceil(2));
-        self.ghosts.shrink_to_fit();
+        self.ghosts.halve();
         self.never_hit = VecDeque::new();
         self.hit = VecDeque::new();
         ghosts > 0
@@ -313,21 +297,7 @@ impl Memory {
     }
 
     fn leave_ghost(&mut self, anchor: &Anchor, bounds: &Bounds, left: Instant) {
-        if bounds.ghosts == 0 {
-            return;
-        }
-        while self.ghosts.len() >= bounds.ghosts {
-            self.ghosts.pop_front();
-        }
-        if self.ghosts.len() == self.ghosts.capacity() {
-            self.ghosts.reserve_exact(GHOSTS_AT_A_TIME);
-        }
-        self.ghosts.push_back(Gone {
-            ghost: anchor.likeness.ghost(),
-            digest: anchor.likeness.digest(),
-            anchor: anchor.id,
-            until: left + bounds.ghost_ttl,
-        });
+        self.ghosts.push(&anchor.likeness, anchor.id, left + bounds.ghost_ttl, bounds.ghosts);
     }
 
     fn change(&mut self, position: usize, change: impl FnOnce(&mut Held)) {
@@ -347,7 +317,7 @@ impl Memory {
     pub(super) fn walk(&self) -> usize {
         self.anchors().map(Anchor::footprint).sum::<usize>()
             + (self.never_hit.capacity() + self.hit.capacity()) * size_of::<Held>()
-            + self.ghosts.capacity() * size_of::<Gone>()
+            + self.ghosts.footprint()
     }
 
     /// Numbers of the anchors in each segment, in the order in which they would leave, for tests.

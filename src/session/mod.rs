@@ -30,7 +30,8 @@
 //! flight.rs     one pending answer: who leads, who follows
 //! suspicion.rs  how often a session came too near its own past
 //! anchor.rs     one forwarded row: likeness, view, answer
-//! memory.rs     a session's anchors in two segments, and their ghosts
+//! ghosts.rs     what remains of anchors that are gone
+//! memory.rs     a session's anchors in two segments
 //! history.rs    one session's past, and a call judged against it
 //! ledger.rs     all sessions: who is established, who leaves for whom, bytes to the last one
 //! store.rs      the embedded store: the two steps under their locks
@@ -41,6 +42,7 @@ mod limits;
 mod flight;
 mod suspicion;
 mod anchor;
+mod ghosts;
 mod memory;
 mod history;
 mod ledger;
