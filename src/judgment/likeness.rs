@@ -15,7 +15,7 @@ use super::thumbnail::Thumbnail;
 /// All that is kept of a row: thumbnail, fingerprint, cell means, palette, digest of the exact pixels.
 ///
 /// * In: an [`Image`], by [`Judge::likeness`](super::Judge::likeness).
-/// * Out: about 3.4 KB that two rows are compared by.
+/// * Out: about 3.5 KB that two rows are compared by.
 /// * Blind to: what the thumbnail is blind to; only the digest covers every pixel.
 /// * Costs: `benches/judgment.rs`, `likeness`.
 /// * From: the hash and the scaled image of the paper's Algorithm 1; cells, palette and digest are ours.
