@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn unrelated_pictures_are_in_no_radius_and_most_are_told_so() {
+    fn what_is_told_unrelated_is_in_no_radius_and_many_are_told_so() {
         let wide = Rules {
             tolerance: 9,
             reuse_positions: 150,
